@@ -1,0 +1,75 @@
+# make demo   the chat on http://127.0.0.1:8000 (PORT=8001 for another port)
+# make test   all tests
+# make check  all that CI runs
+# Python >= 3.11 and make are enough; PYTHON=python3.13 picks an interpreter, VENV=.venv313 another environment.
+PYTHON ?= python3
+PORT ?= 8000
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+SOURCES := fastapi_rooms example_app tests docs/snippets
+
+.PHONY: demo test test-fast test-lowest check format-check lint imports types docs docs-serve format clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m uvicorn example_app.app:app --host 127.0.0.1 --port $(PORT)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+test-fast: $(VENV)/.dev  ## no browser, no coverage, stop at the first failure
+	$(BIN)/python -m pytest -x -m "not browser and not slow"
+
+test-lowest: $(VENV)-lowest/.dev
+	$(VENV)-lowest/bin/python -m pytest -m "not browser"
+
+check: format-check lint imports types test docs
+
+format-check: $(VENV)/.dev
+	$(BIN)/python -m ruff format --check .
+
+lint: $(VENV)/.dev
+	$(BIN)/python -m ruff check .
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+types: $(VENV)/.dev
+	$(BIN)/python -m mypy
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+docs-serve: $(VENV)/.dev
+	$(BIN)/python -m mkdocs serve
+
+format: $(VENV)/.dev
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+clean:
+	rm -rf $(VENV) $(VENV)-lowest site .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "fastapi-rooms needs Python >= 3.11: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[example]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[settings,example]' --group dev
+	touch $@ $(VENV)/.demo
+
+# The oldest versions that pyproject.toml declares, everything else as it comes with them.
+$(VENV)-lowest/.dev: pyproject.toml lowest.txt
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-lowest/bin/python -m pip install --quiet --constraint lowest.txt --editable '.[settings,example]' --group test
+	touch $@

@@ -1,0 +1,172 @@
+"""A connection: one accepted WebSocket on this node, with the identity that the app gave it."""
+
+from collections.abc import AsyncIterator
+from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from uuid import uuid4
+
+from fastapi_rooms.domain.close_codes import CloseCode
+from fastapi_rooms.domain.errors import NotConnectedError
+from fastapi_rooms.domain.messages import MessageType
+
+if TYPE_CHECKING:
+    from starlette.websockets import WebSocket
+
+    from fastapi_rooms.domain.messages import Close, Message
+
+T = TypeVar("T")
+
+
+class Phase(Enum):
+    """How far a connection has come. It only ever moves down this list."""
+
+    NEW = "new"
+    """Made, not accepted; known to nobody but the one who made it."""
+    OPENING = "opening"
+    """Hears its room and its user already; the handshake is being answered."""
+    OPEN = "open"
+    """Accepted and registered."""
+    ENDED = "ended"
+    """Closed by this node, or the peer was found gone. In no room any more; `disconnect` has not been called yet."""
+    GONE = "gone"
+    """Forgotten."""
+
+
+class Verdict(Enum):
+    """What an outbox answers to an offer."""
+
+    ACCEPTED = "accepted"
+    """It will be written, or counted as lost if the peer does not take it."""
+    DROPPED = "dropped"
+    """The outbox is full and the policy gave up this message."""
+    OVERFLOW = "overflow"
+    """The outbox is full and the policy gives up the connection."""
+    GONE = "gone"
+    """The connection has ended."""
+
+
+class Outbox(Protocol):
+    """What the domain knows of the engine's outbox."""
+
+    def offer(self, message: "Message") -> Verdict:
+        """Queue a message for the end of this tick."""
+        ...
+
+    def close(self, close: "Close | None") -> None:
+        """Take no more offers; the frame follows what is queued."""
+        ...
+
+    async def wait_for_space(self) -> None:
+        """Wait while the peer is behind."""
+        ...
+
+    async def wait_until_done(self) -> None:
+        """Wait until nothing will be written any more."""
+        ...
+
+
+class Owner(Protocol):
+    """What a connection asks of the manager that holds it."""
+
+    def disconnect(self, websocket: "Connection") -> object:
+        """Forget a connection."""
+        ...
+
+    async def send_personal(
+        self, websocket: "Connection", message: Any, message_type: MessageType | str | None = None
+    ) -> bool:
+        """Send to one connection."""
+        ...
+
+    async def close(self, target: "Connection", code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close a connection."""
+        ...
+
+    def messages(self, connection: "Connection", message_type: Any) -> AsyncIterator[Any]:
+        """Iterate over what the client sends."""
+        ...
+
+
+class Connection:
+    """One accepted WebSocket on this node. Made by `ConnectionManager.connect`, hashable by identity.
+
+    Attributes:
+        websocket: The Starlette WebSocket. Read from it what you like (headers, cookies, state); send and close
+            through the connection, so that order is kept and a slow client stalls nobody.
+        connection_id: Unique across processes.
+        user_id: The identity that the app gave at connect, or None.
+        connected_at: When the connection was accepted, in UTC with its zone.
+        metadata: The app's own; never logged, never sent.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_outbox",
+        "_owner",
+        "_phase",
+        "_reader",
+        "_rooms",
+        "connected_at",
+        "connection_id",
+        "metadata",
+        "user_id",
+        "websocket",
+    )
+
+    def __init__(self, websocket: "WebSocket") -> None:
+        self.websocket = websocket
+        self.connection_id = uuid4().hex
+        self.user_id: str | None = None
+        self.connected_at = datetime.now(UTC)
+        self.metadata: dict[str, Any] = {}
+        self._rooms: set[str] = set()  # written by the registry alone
+        self._phase = Phase.NEW  # written by the manager alone
+        self._owner: Owner | None = None  # set by the manager's connect
+        self._outbox: Outbox  # set by the manager's connect; every registered connection has one
+        self._reader: Any = None  # set by the engine when somebody asks for the messages
+
+    def __repr__(self) -> str:
+        user = f" user={self.user_id!r}" if self.user_id is not None else ""
+        return f"<Connection {self.connection_id}{user} {self._phase.value} rooms={len(self._rooms)}>"
+
+    @property
+    def rooms(self) -> AbstractSet[str]:
+        """The rooms it is in, read-only. Once it has ended: the rooms it was in then, so that they can be told."""
+        return frozenset(self._rooms)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is accepted and nobody has ended it, as far as this node knows."""
+        return self._phase is Phase.OPEN
+
+    async def send(self, message: Any, message_type: MessageType | str | None = None) -> bool:
+        """Send to this connection alone. See `ConnectionManager.send_personal`."""
+        return await self._owned().send_personal(self, message, message_type)
+
+    async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close with a close frame that follows what was sent before. See `ConnectionManager.close`."""
+        await self._owned().close(self, code, reason)
+
+    def messages(self, message_type: type[T]) -> AsyncIterator[T]:
+        """Iterate over what the client sends, validated as `message_type`, in order; ends when the client is gone.
+
+        `str` yields text frames and `bytes` binary ones as they are; any other type is JSON, validated by pydantic.
+        What does not fit is answered with an error frame and skipped; after `max_invalid_messages` in a row the
+        client is closed with 1007. A ping that `message_type` does not claim is answered with a pong.
+
+        One iterator at a time; from the first on, `websocket.receive…` belongs to the connection's own reader.
+
+        Raises:
+            NotConnectedError: The connection is not accepted yet.
+        """
+        return self._owned().messages(self, message_type)
+
+    def _owned(self) -> Owner:
+        if self._owner is None:
+            raise NotConnectedError(
+                "this connection is not accepted yet, so it can neither send nor receive: dependencies run before "
+                "accept; do it in the handler, or call manager.connect(websocket) first"
+            )
+        return self._owner

@@ -1,0 +1,17 @@
+"""Every error that fastapi-rooms raises at its callers. Each text ends with what to do."""
+
+
+class RoomsError(Exception):
+    """Root of all errors raised by fastapi-rooms."""
+
+
+class ConfigurationError(RoomsError, ValueError):
+    """Something was put together in a way that cannot work; found at start-up or at decoration wherever possible."""
+
+
+class MessageError(RoomsError, ValueError):
+    """A message cannot be encoded. Raised at the sender, before anybody was sent anything."""
+
+
+class NotConnectedError(RoomsError, RuntimeError):
+    """A connection was used before it was accepted, or through a manager that does not hold it."""

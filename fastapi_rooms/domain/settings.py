@@ -1,0 +1,105 @@
+"""Limits and policies: one frozen value, validated once."""
+
+from difflib import get_close_matches
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fastapi_rooms.domain.errors import ConfigurationError
+
+Count = Annotated[int, Field(gt=0)]
+Bytes = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+ENV_PREFIX = "ROOMS_"
+
+
+class Overflow(StrEnum):
+    """What is lost when a message is offered to the full outbox of a slow consumer. Everything lost is counted."""
+
+    CLOSE = "close"
+    """The connection: it is closed with 1013 after what it was already promised."""
+    DROP_OLDEST = "drop_oldest"
+    """The messages that wait longest."""
+    DROP_NEWEST = "drop_newest"
+    """The message that was offered."""
+
+
+class RoomsSettings(BaseModel):
+    """Limits and policies of one node. Frozen; sizes are in bytes, times in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    outbox_messages: Count = 1_000
+    """How many messages may wait for a connection that does not take them. Messages of the loop tick in which it was
+    found blocked come on top: a burst is written first and judged afterwards."""
+    outbox_bytes: Bytes = 1024 * 1024
+    """How many bytes may wait for a connection that does not take them, beside the server's own write buffer (64 KiB
+    under uvicorn) and the kernel's."""
+    overflow: Overflow = Overflow.CLOSE
+    """What is lost when an outbox is full: the connection (`close`), or messages (`drop_oldest`, `drop_newest`)."""
+    send_timeout: Seconds = 10.0
+    """How long a connection may take no byte although some are waiting for it, before it is aborted."""
+    inbox_messages: Count = 256
+    """How many messages of one client may wait for its handler. A full inbox stops reading from the client."""
+    inbox_bytes: Bytes = 1024 * 1024
+    """How many bytes of one client may wait for its handler. One message is always let in."""
+    inbox_timeout: Seconds = 10.0
+    """How long an inbox may stay full before the client is closed with 1013. Stay below the server's ping timeout
+    (uvicorn: 20 s): while nothing is read, no pong is seen."""
+    max_message_bytes: Bytes = 64 * 1024
+    """The largest message a client may send, in bytes of UTF-8. A larger one closes it with 1009."""
+    max_invalid_messages: Count = 10
+    """How many invalid messages in a row a client may send before it is closed with 1007."""
+    disconnect_grace: Seconds = 5.0
+    """How long a handler that is busy when its client goes may go on before it is cancelled."""
+    wire: Literal["auto", "asgi"] = "auto"
+    """`auto` writes ready-made frames to uvicorn's transport where it is found and known; `asgi` never does."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest_field(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for name in data:
+                if name not in cls.model_fields:
+                    raise ConfigurationError(_unknown_field(str(name), list(cls.model_fields)))
+        return data
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read the settings from `ROOMS_…` environment variables, for example `ROOMS_OUTBOX_BYTES`.
+
+        Needs the extra `fastapi-rooms[settings]` (pydantic-settings). Variables that start with `ROOMS_` and resemble
+        no field belong to somebody else and are left alone.
+
+        Raises:
+            ConfigurationError: The extra is missing, or a variable looks like a misspelt field.
+            pydantic.ValidationError: A value is out of range.
+        """
+        try:
+            from pydantic_settings import BaseSettings, SettingsConfigDict  # noqa: PLC0415 - an extra
+        except ImportError as error:
+            raise ConfigurationError(
+                "RoomsSettings.from_env() needs pydantic-settings: pip install 'fastapi-rooms[settings]'"
+            ) from error
+        import os  # noqa: PLC0415 - the only place that looks at the environment
+
+        for variable in os.environ:
+            name = variable.removeprefix(ENV_PREFIX).lower()
+            if variable.startswith(ENV_PREFIX) and name not in cls.model_fields and _nearest(name, cls.model_fields):
+                raise ConfigurationError(f"{variable}: {_unknown_field(name, list(cls.model_fields))}")
+
+        class Environment(cls, BaseSettings):  # type: ignore[misc,valid-type] # a model made for this one reading
+            model_config = SettingsConfigDict(env_prefix=ENV_PREFIX)
+
+        return cls(**Environment().model_dump())
+
+
+def _nearest(name: str, known: Any) -> list[str]:
+    return get_close_matches(name, list(known), n=1, cutoff=0.7)
+
+
+def _unknown_field(name: str, known: list[str]) -> str:
+    nearest = _nearest(name, known) or get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"RoomsSettings has no field {name!r}: did you mean {nearest[0]!r}?"

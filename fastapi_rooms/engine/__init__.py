@@ -1,0 +1,1 @@
+"""What moves frames: asyncio, inboxes, outboxes, wires and the managers. Knows Starlette's WebSocket, not FastAPI."""

@@ -1,0 +1,96 @@
+"""The writing side of a node: flushes outboxes at the end of the tick, and aborts those that stall."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi_rooms.engine.outbox import Outbox
+
+MIN_SWEEP_SECONDS = 0.02
+
+
+class Flusher:
+    """Owns the end-of-tick call, the tasks of blocked outboxes and the timer that finds stalled ones.
+
+    Bound to a loop only while it has something to do, so that a manager can outlive a loop.
+    """
+
+    def __init__(self, send_timeout: float, on_stall: Callable[[Outbox], object]) -> None:
+        self._sweep_seconds = max(MIN_SWEEP_SECONDS, send_timeout / 4)
+        self._on_stall = on_stall
+        self._dirty: list[Outbox] = []
+        self._flush_loop: asyncio.AbstractEventLoop | None = None  # where the end-of-tick call is due; None: not due
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watched: set[Outbox] = set()
+        self._timer: asyncio.TimerHandle | None = None  # the next sweep; None: nothing is watched
+        self._timer_loop: asyncio.AbstractEventLoop | None = None  # where the next sweep is due
+
+    def schedule(self, outbox: Outbox) -> None:
+        """Flush the outbox at the end of this tick."""
+        loop = asyncio.get_running_loop()
+        if self._flush_loop is not loop:
+            self._flush_loop = loop
+            loop.call_soon(self._flush)
+        self._dirty.append(outbox)
+
+    def start(self, writing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run what a blocked outbox has to do, and keep it until it ends."""
+        task = asyncio.get_running_loop().create_task(writing, name="fastapi_rooms outbox")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def watch(self, outbox: Outbox) -> None:
+        """Look at the outbox now and then until it is settled, and report it when it stalls."""
+        self._watched.add(outbox)
+        self._set_timer()
+
+    async def settle(self, seconds: float) -> None:
+        """Wait until every watched outbox is settled or stalled, at most `seconds`; abort the rest. Leaves no task."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        pause = 0.0
+        while not self._sweep() and loop.time() < deadline:
+            await asyncio.sleep(pause)  # a transport tells nobody when its buffer is empty
+            pause = MIN_SWEEP_SECONDS
+        for outbox in list(self._watched):
+            outbox.abort()
+        self._watched.clear()
+        self._stop_timer()
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+
+    def _flush(self) -> None:
+        self._flush_loop = None
+        dirty, self._dirty = self._dirty, []
+        for outbox in dirty:
+            outbox.flush()
+
+    def _sweep(self) -> bool:
+        """Abort what stalls, forget what is settled; return whether nothing is left to watch."""
+        now = asyncio.get_running_loop().time()
+        for outbox in list(self._watched):
+            if outbox.is_settled():
+                self._watched.discard(outbox)
+            elif outbox.is_stalled(now):
+                self._watched.discard(outbox)
+                self._on_stall(outbox)
+        return not self._watched
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not self._sweep():
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._timer is None or self._timer_loop is not loop:
+            self._timer_loop = loop
+            self._timer = loop.call_later(self._sweep_seconds, self._on_timer)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,274 @@
+"""What waits to be sent to one connection. The only writer of its socket.
+
+Frames offered within one tick of the event loop leave together at its end, in one write where the wire can. Limits are
+judged only after a write was tried and the peer did not take it all: however much is offered within one tick, a healthy
+peer is not taken for a slow one. So the bound on memory is the limit plus what one tick offered, and messages are
+shared between outboxes.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fastapi_rooms.domain.connection import Connection, Verdict
+from fastapi_rooms.domain.counters import Counters
+from fastapi_rooms.domain.messages import Close, Message
+from fastapi_rooms.domain.settings import Overflow, RoomsSettings
+from fastapi_rooms.engine.wire import Wire
+
+if TYPE_CHECKING:
+    from fastapi_rooms.engine.flusher import Flusher
+
+logger = logging.getLogger("fastapi_rooms")
+
+
+class Outbox:
+    """A bounded queue of messages and, at most once, a close behind them."""
+
+    __slots__ = (
+        "_close",
+        "_counters",
+        "_done",
+        "_flusher",
+        "_on_end",
+        "_queue",
+        "_queued_bytes",
+        "_scheduled",
+        "_sealed",
+        "_settings",
+        "_space",
+        "_stalled_since",
+        "_taken",
+        "_task",
+        "_wire",
+        "connection",
+        "is_done",
+        "is_over",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        settings: RoomsSettings,
+        counters: Counters,
+        flusher: "Flusher",
+        on_end: Callable[["Outbox"], object],
+    ) -> None:
+        self.connection = connection
+        self._settings = settings
+        self._counters = counters
+        self._flusher = flusher
+        self._on_end = on_end  # called once, when nothing will be written any more
+        self._wire: Wire | None = None  # None until `open`: offers wait for the handshake
+        self._queue: list[Message] = []  # replaced, never kept by others
+        self._queued_bytes = 0
+        self._close: Close | None = None  # the frame that follows the queue, once `close` was called
+        self._scheduled = False  # the flusher will call `flush` at the end of this tick
+        self._sealed = False  # no more offers
+        self._task: asyncio.Task[None] | None = None  # writes while the wire cannot write now; owned by the flusher
+        self._space: asyncio.Event | None = None  # made by the first `wait_for_space`; set when the queue is written
+        self._done: asyncio.Event | None = None  # made by the first `wait_until_done`; set with `is_done`
+        self._taken = 0  # the wire's `taken` when it last moved
+        self._stalled_since: float | None = None  # loop time since when nothing was taken; None: nothing waits
+        self.is_over = False  # a write was tried, and what is left exceeds the limits
+        self.is_done = False  # nothing will be written any more; the server may still hold bytes
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    # Offering
+
+    def offer(self, message: Message) -> Verdict:
+        """Queue a message for the end of this tick. Never waits."""
+        if self._sealed:
+            return Verdict.GONE
+        if self.is_over:
+            if self._settings.overflow is Overflow.CLOSE:
+                self._counters.lost_messages += 1
+                return Verdict.OVERFLOW
+            if self._settings.overflow is Overflow.DROP_NEWEST:
+                self._counters.lost_messages += 1
+                return Verdict.DROPPED
+            self._drop_oldest(message)
+        if not self._scheduled:
+            self._scheduled = True
+            self._flusher.schedule(self)
+        self._queue.append(message)
+        self._queued_bytes += message.size
+        return Verdict.ACCEPTED
+
+    def _drop_oldest(self, message: Message) -> None:
+        messages = self._settings.outbox_messages - 1
+        size = self._settings.outbox_bytes - message.size
+        dropped = 0
+        for oldest in self._queue:
+            if len(self._queue) - dropped <= messages and self._queued_bytes <= size:
+                break
+            self._queued_bytes -= oldest.size
+            dropped += 1
+        del self._queue[:dropped]
+        self._counters.lost_messages += dropped
+
+    async def wait_for_space(self) -> None:
+        """Wait while the peer is behind: until nothing is queued, or the outbox has ended.
+
+        For a producer that can be slowed down, such as a streamed answer. Broadcasts never wait.
+        """
+        if self._task is None and len(self._queue) < self._settings.outbox_messages // 2:
+            return
+        if self._space is None:
+            self._space = asyncio.Event()
+        self._space.clear()
+        await self._space.wait()
+
+    async def wait_until_done(self) -> None:
+        """Wait until nothing will be written any more: the close frame is out, or the peer is gone or aborted."""
+        if self.is_done:
+            return
+        if self._done is None:
+            self._done = asyncio.Event()
+        await self._done.wait()
+
+    # Lifecycle
+
+    def open(self, wire: Wire) -> None:
+        """Start writing: the handshake is answered."""
+        self._wire = wire
+        self.flush()
+
+    def close(self, close: Close | None) -> None:
+        """Take no more offers, and let a close frame follow what is queued (None: nothing follows)."""
+        if self._sealed:
+            return
+        self._sealed = True
+        self._close = close
+        if self._wire is None and close is None:
+            self._end()
+        else:
+            self.flush()
+
+    def abort(self) -> None:
+        """Drop everything and end the socket without a close frame."""
+        self._sealed = True
+        self._close = None
+        self._drop_queue()
+        if self._task is not None:
+            self._task.cancel()
+        if self._wire is not None:
+            self._wire.abort()
+        self._end()
+
+    # Writing: called by the flusher
+
+    def flush(self) -> None:
+        """Write what can be written now; let a task go on with the rest."""
+        self._scheduled = False
+        wire = self._wire
+        if wire is None or self.is_done:
+            return
+        if self._task is not None:
+            self._judge()
+            return
+        if wire.is_gone() or not self._write_now(wire):
+            self._lose_peer()
+        elif self._queue or self._close:
+            self._task = self._flusher.start(self._write_rest(wire))
+        else:
+            self._announce_space()
+            if self._sealed:
+                self._end()
+
+    def _write_now(self, wire: Wire) -> bool:
+        """Write what the wire takes without waiting; return False if the peer turned out to be gone."""
+        if not wire.is_writable():
+            return True
+        try:
+            while self._queue and wire.is_writable():
+                wire.write_now(self._take(wire.batch_bytes))
+        except Exception as error:  # noqa: BLE001 - whatever a transport raises: it must not stop the other outboxes
+            logger.debug("a connection went while it was written to: %r", error)
+            return False
+        self._judge()
+        return True
+
+    async def _write_rest(self, wire: Wire) -> None:
+        """Write the queue as the peer takes it, then the close frame."""
+        try:
+            while self._queue:
+                await wire.write(self._take(wire.batch_bytes))
+                self._judge()
+            self._announce_space()
+            if self._close is not None:
+                await wire.close(self._close)
+        except Exception as error:  # noqa: BLE001 - whatever a server raises: this socket cannot be written any more
+            logger.debug("a connection went while it was written to: %r", error)
+            self._task = None
+            self._lose_peer()
+        else:
+            self._task = None
+            if self._sealed:
+                self._end()
+
+    def _take(self, size: int) -> list[Message]:
+        """Take messages of about `size` bytes from the queue, at least one."""
+        if self._queued_bytes <= size:
+            batch, self._queue, self._queued_bytes = self._queue, [], 0
+            return batch
+        count = 0
+        for message in self._queue:
+            if count and size < message.size:
+                break
+            size -= message.size
+            self._queued_bytes -= message.size
+            count += 1
+        batch = self._queue[:count]
+        del self._queue[:count]
+        return batch
+
+    def _judge(self) -> None:
+        self.is_over = (
+            len(self._queue) > self._settings.outbox_messages or self._queued_bytes > self._settings.outbox_bytes
+        )
+
+    def _lose_peer(self) -> None:
+        self._sealed = True
+        self._close = None
+        self._drop_queue()
+        self._end()
+
+    def _drop_queue(self) -> None:
+        self._counters.lost_messages += len(self._queue)
+        self._queue = []
+        self._queued_bytes = 0
+
+    def _announce_space(self) -> None:
+        if self._space is not None:
+            self._space.set()
+
+    def _end(self) -> None:
+        self._announce_space()
+        if not self.is_done:
+            self.is_done = True
+            if self._done is not None:
+                self._done.set()
+            self._on_end(self)
+
+    # Watching: called by the flusher
+
+    def is_settled(self) -> bool:
+        """Return whether nothing waits any more, neither here nor in the server's buffer."""
+        return self.is_done and (self._wire is None or not self._wire.buffered())
+
+    def is_stalled(self, now: float) -> bool:
+        """Return whether bytes have waited for `send_timeout` and the peer took none of them."""
+        wire = self._wire
+        if wire is None or not (self._task is not None or self._queue or wire.buffered()):
+            self._stalled_since = None
+            return False
+        taken = wire.taken()
+        if self._stalled_since is None or taken > self._taken:
+            self._stalled_since = now
+            self._taken = taken
+            return False
+        return now - self._stalled_since >= self._settings.send_timeout

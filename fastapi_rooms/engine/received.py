@@ -1,0 +1,69 @@
+"""The messages of one client, validated: what a handler iterates over."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi_rooms.domain.close_codes import CloseCode
+from fastapi_rooms.domain.connection import Connection
+from fastapi_rooms.domain.counters import Counters
+from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.domain.incoming import Decoder, InvalidMessageError, error_message
+from fastapi_rooms.domain.messages import MessageType, is_control
+from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.inbox import Payload
+from fastapi_rooms.engine.reader import Reader
+
+
+class Received(AsyncIterator[Any]):
+    """Yields what fits, answers what does not, ends with the client."""
+
+    def __init__(
+        self, connection: Connection, reader: Reader, decoder: Decoder, settings: RoomsSettings, counters: Counters
+    ) -> None:
+        self._connection = connection
+        self._reader = reader
+        self._decoder = decoder
+        self._settings = settings
+        self._counters = counters
+        self._invalid_in_a_row = 0
+
+    async def __anext__(self) -> Any:
+        while (payload := await self._next_payload()) is not None:
+            try:
+                value = self._decoder.decode(payload)
+            except InvalidMessageError as error:
+                if await self._answer(payload, error):
+                    continue
+                break
+            self._invalid_in_a_row = 0
+            return value
+        raise StopAsyncIteration
+
+    async def _next_payload(self) -> Payload | None:
+        if self._reader.is_awaited:
+            raise ConfigurationError(
+                "two iterators wait for the messages of one connection: iterate once, and hand on what comes"
+            )
+        self._reader.is_awaited = True
+        try:
+            return await self._reader.inbox.get()
+        finally:
+            self._reader.is_awaited = False
+
+    async def _answer(self, payload: Payload, error: InvalidMessageError) -> bool:
+        """Answer what the handler's type does not claim; return whether to go on."""
+        match is_control(payload):
+            case MessageType.PING:
+                self._invalid_in_a_row = 0
+                await self._connection.send(None, MessageType.PONG)
+                return True
+            case MessageType.PONG:
+                self._invalid_in_a_row = 0
+                return True
+        self._counters.invalid_messages += 1
+        self._invalid_in_a_row += 1
+        await self._connection.send(error_message("invalid_message", errors=error.errors))
+        if self._invalid_in_a_row < self._settings.max_invalid_messages:
+            return True
+        await self._connection.close(CloseCode.INVALID_DATA, "too many invalid messages")
+        return False

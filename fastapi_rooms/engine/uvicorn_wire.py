@@ -1,0 +1,93 @@
+"""Ready-made frames for uvicorn's transport.
+
+uvicorn's default WebSocket protocol (websockets-sansio) frames each message for each connection anew. Here a frame is
+built once per message and the same bytes are written to every member's transport. Handshake, closing handshake, pings,
+pongs, keepalive and flow control stay uvicorn's: this wire asks the protocol whether it may write, and closes through
+ASGI.
+
+Our frames are never compressed, also where permessage-deflate was negotiated: that is legal (RFC 7692 section 6: the
+RSV1 bit says it per message) and leaves the compression window of uvicorn's own messages alone.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol, TypeGuard
+
+from starlette.websockets import WebSocket
+
+from fastapi_rooms.domain.messages import Close, Message
+from fastapi_rooms.engine.wire import AsgiWire, Transport
+
+MODULE = "uvicorn.protocols.websockets.websockets_sansio_impl"
+NAME = "WebSocketsSansIOProtocol"
+
+
+class UvicornProtocol(Protocol):
+    """What we use of uvicorn's protocol object."""
+
+    transport: Transport
+    writable: asyncio.Event
+    """Cleared while the transport's buffer is above its high-water mark."""
+    close_sent: bool
+    disconnected: bool
+
+
+def is_known_protocol(protocol: object) -> TypeGuard[UvicornProtocol]:
+    """Return whether the object is the protocol that this wire was written for, by class and by shape."""
+    return (
+        type(protocol).__module__ == MODULE
+        and type(protocol).__name__ == NAME
+        and isinstance(getattr(protocol, "writable", None), asyncio.Event)
+        and isinstance(getattr(protocol, "close_sent", None), bool)
+        and isinstance(getattr(protocol, "disconnected", None), bool)
+    )
+
+
+class UvicornWire:
+    """Writes frames to the transport below uvicorn's protocol."""
+
+    batch_bytes = 64 * 1024  # the transport's high-water mark: more would only lie in its buffer
+
+    def __init__(self, websocket: WebSocket, protocol: UvicornProtocol) -> None:
+        self._asgi = AsgiWire(websocket, protocol.transport)
+        self._protocol = protocol
+        self._transport = protocol.transport
+        self._written = 0  # bytes passed to the transport
+
+    def is_gone(self) -> bool:
+        """Return whether either side has ended the socket, be it behind our back."""
+        protocol = self._protocol
+        return protocol.disconnected or protocol.close_sent or self._transport.is_closing()
+
+    def is_writable(self) -> bool:
+        """Return whether the transport's buffer is below its high-water mark."""
+        return self._protocol.writable.is_set()
+
+    def write_now(self, messages: Sequence[Message]) -> None:
+        """Write all frames with one call."""
+        data = messages[0].frame() if len(messages) == 1 else b"".join([message.frame() for message in messages])
+        self._transport.write(data)
+        self._written += len(data)
+
+    async def write(self, messages: Sequence[Message]) -> None:
+        """Wait until the transport's buffer is below its mark, then write."""
+        await self._protocol.writable.wait()
+        if self.is_gone():
+            raise ConnectionResetError("the peer went while its buffer was full")
+        self.write_now(messages)
+
+    async def close(self, close: Close) -> None:
+        """Let uvicorn send the close frame and run the closing handshake."""
+        await self._asgi.close(close)
+
+    def abort(self) -> bool:
+        """End the socket."""
+        return self._asgi.abort()
+
+    def buffered(self) -> int:
+        """Return the size of the transport's write buffer."""
+        return self._transport.get_write_buffer_size()
+
+    def taken(self) -> int:
+        """Return what was written less what the transport still holds. uvicorn's own pings make it shrink a little."""
+        return self._written - self._transport.get_write_buffer_size()

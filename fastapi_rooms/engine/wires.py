@@ -1,0 +1,51 @@
+"""Which wire a connection gets: found by looking at what is really there."""
+
+import logging
+from typing import Any, Literal
+
+from starlette.websockets import WebSocket
+
+from fastapi_rooms.engine.uvicorn_wire import UvicornWire, is_known_protocol
+from fastapi_rooms.engine.wire import AsgiWire, Transport, Wire
+
+logger = logging.getLogger("fastapi_rooms")
+
+# The only wrapper that FastAPI puts around a server's send for WebSockets, one per app and mount. It passes WebSocket
+# messages through unchanged; whatever else is in between may change them on purpose, and is not peeled.
+_PEELED = ("starlette._exception_handler", "wrap_app_handling_exceptions.<locals>.wrapped_app.<locals>.sender")
+
+_reported: set[str] = set()  # servers whose fallback was logged: one line per process is enough
+
+
+def choose_wire(websocket: WebSocket, policy: Literal["auto", "asgi"]) -> Wire:
+    """Return the best wire that is safe for this socket. Unknown things fall back to ASGI, never to an error."""
+    protocol = getattr(_server_send(websocket), "__self__", None)
+    if policy == "auto" and is_known_protocol(protocol):
+        return UvicornWire(websocket, protocol)
+    transport = getattr(protocol, "transport", None)
+    if policy == "auto":
+        _report_fallback(type(protocol))
+    return AsgiWire(websocket, transport if _is_transport(transport) else None)
+
+
+def _server_send(websocket: WebSocket) -> Any:
+    """Return the ASGI send below FastAPI's own wrappers: the server's, or that of a middleware."""
+    send: Any = getattr(websocket, "_send", None)
+    while (getattr(send, "__module__", None), getattr(send, "__qualname__", None)) == _PEELED:
+        cells = dict(zip(send.__code__.co_freevars, send.__closure__, strict=True))
+        send = cells["send"].cell_contents
+    return send
+
+
+def _is_transport(transport: Any) -> bool:
+    return all(callable(getattr(transport, name, None)) for name in _TRANSPORT_METHODS)
+
+
+_TRANSPORT_METHODS = [name for name in vars(Transport) if not name.startswith("_")]
+
+
+def _report_fallback(kind: type) -> None:
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if name.startswith("uvicorn.") and name not in _reported:
+        _reported.add(name)
+        logger.info("%s is not known here: frames go through ASGI, which costs more CPU per message", name)

@@ -1,0 +1,1 @@
+"""The FastAPI face: extension, dependencies and `ws_route`."""

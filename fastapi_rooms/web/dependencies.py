@@ -1,0 +1,57 @@
+"""What a FastAPI app asks for with `Depends()`."""
+
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket
+
+from fastapi_rooms.domain.connection import Connection
+from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.targets import connection_of
+
+STATE_KEY = "rooms"
+"""Where the manager lies: `app.state.rooms`, and under this name in the lifespan state."""
+
+
+async def get_manager(connection: HTTPConnection) -> ConnectionManager:
+    """Return the manager of the app; in HTTP routes, WebSocket routes and mounted sub-apps.
+
+    Raises:
+        ConfigurationError: No extension is attached, or its lifespan has not started.
+    """
+    manager = connection.scope.get("state", {}).get(STATE_KEY)
+    if manager is None:
+        manager = getattr(connection.app.state, STATE_KEY, None)
+    if isinstance(manager, ConnectionManager):
+        return manager
+    raise ConfigurationError(
+        "this app has no rooms manager. Attach the extension with FastAPI(lifespan=rooms.lifespan), with "
+        "app.include_router(rooms.router), or with `async with rooms.lifespan(app): yield` inside your own lifespan. "
+        "If it is attached, its lifespan has not run: in tests, use `with TestClient(app) as client`"
+    )
+
+
+async def current_connection(connection: HTTPConnection) -> Connection:
+    """Return the Connection of this WebSocket.
+
+    In a `ws_route` handler it is accepted. In sub-dependencies, which run before accept, it has its `connection_id`,
+    no user yet, and cannot send. Code after a dependency's `yield` runs after the close.
+
+    Raises:
+        ConfigurationError: This is an HTTP request, which has no connection.
+    """
+    if isinstance(connection, WebSocket):
+        return connection_of(connection)
+    raise ConfigurationError(
+        "current_connection was used in an HTTP route, which has no WebSocket connection: use get_manager there, and "
+        "reach connections by room, user or connection_id"
+    )
+
+
+ManagerDep = Annotated[ConnectionManager, Depends(get_manager)]
+"""The app's manager: `manager: ManagerDep`."""
+
+ConnectionDep = Annotated[Connection, Depends(current_connection)]
+"""The connection of this WebSocket: `connection: ConnectionDep`."""

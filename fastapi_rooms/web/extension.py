@@ -1,0 +1,83 @@
+"""One object that adds rooms to an app."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, params
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.web.dependencies import STATE_KEY
+from fastapi_rooms.web.routes import Source, ws_route
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class RoomsExtension:
+    """Puts a manager on `app.state.rooms` and in the lifespan state, starts it, and ends it with the app.
+
+    Attach it in one of three ways; attached more than once it starts once:
+
+    - `FastAPI(lifespan=rooms.lifespan)`
+    - `app.include_router(rooms.router)`
+    - `async with rooms.lifespan(app): yield` inside a lifespan of your own
+
+    When the app stops, connections that are left are closed with 1012 and no task stays behind.
+
+    Attributes:
+        manager: The manager, for code outside requests.
+        router: An APIRouter that carries the lifespan, for `ws_route` handlers and whatever you put on it.
+    """
+
+    def __init__(self, redis_url: str | None = None, *, settings: RoomsSettings | None = None) -> None:
+        if redis_url is not None:
+            raise ConfigurationError(
+                "this version of fastapi-rooms works on one process and knows no Redis: use RoomsExtension() without "
+                "a URL"
+            )
+        self.manager = ConnectionManager(settings)
+        self.router = APIRouter(lifespan=self.lifespan)
+        self._attached = 0  # how many lifespans are running
+
+    def __repr__(self) -> str:
+        return f"<RoomsExtension {self.manager!r}>"
+
+    @asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
+        """Start the manager, yield the lifespan state, and stop the manager at the end."""
+        _put_manager(app, self.manager)
+        self._attached += 1
+        try:
+            yield {STATE_KEY: self.manager}
+        finally:
+            self._attached -= 1
+            if not self._attached:
+                await self.manager.stop()
+
+    def ws_route(
+        self,
+        path: str,
+        *,
+        room: str | Source | None = None,
+        user_id: Source | None = None,
+        metadata: Source | None = None,
+        dependencies: Sequence[params.Depends] = (),
+        name: str | None = None,
+    ) -> Callable[[F], F]:
+        """Register a WebSocket route on `router`. See `fastapi_rooms.ws_route`."""
+        return ws_route(
+            self.router, path, room=room, user_id=user_id, metadata=metadata, dependencies=dependencies, name=name
+        )
+
+
+def _put_manager(app: Starlette, manager: ConnectionManager) -> None:
+    """Put the manager on the app and on apps mounted in it, whose own lifespans never run."""
+    if not hasattr(app.state, STATE_KEY):
+        setattr(app.state, STATE_KEY, manager)
+    for route in app.routes:
+        if isinstance(route, Mount) and isinstance(route.app, Starlette):
+            _put_manager(route.app, manager)

@@ -1,0 +1,59 @@
+"""Calling a user's handler: once per message, or once for the whole session."""
+
+import inspect
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from fastapi_rooms.domain.connection import Connection
+from fastapi_rooms.engine.manager import ConnectionManager
+
+
+class Handler:
+    """A user's function and what it wants to be given.
+
+    Args:
+        function: `async def`, an async generator, or `def` (which runs in a thread).
+        message_parameter: The name of its `Incoming` parameter; None if it owns the session.
+        message_type: What `Incoming` stands for.
+    """
+
+    def __init__(self, function: Callable[..., Any], message_parameter: str | None, message_type: Any) -> None:
+        self._function = function
+        self._message_parameter = message_parameter
+        self._message_type = message_type
+        self._is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+    async def run(self, connection: Connection, manager: ConnectionManager, values: dict[str, Any]) -> None:
+        """Serve a connection until the client is gone or the handler returns or raises."""
+        if self._message_parameter is None:
+            await self._call(connection, manager, values)
+            return
+        async for message in connection.messages(self._message_type):
+            await self._call(connection, manager, {**values, self._message_parameter: message})
+
+    async def _call(self, connection: Connection, manager: ConnectionManager, values: dict[str, Any]) -> None:
+        if self._is_async:
+            result = self._function(**values)
+        else:
+            result = await run_in_threadpool(partial(self._function, **values))
+        if inspect.isasyncgen(result):
+            await _stream(connection, manager, result)
+            return
+        if inspect.isawaitable(result):
+            result = await result
+        if result is not None:
+            await connection.send(result)
+
+
+async def _stream(connection: Connection, manager: ConnectionManager, values: AsyncGenerator[Any, Any]) -> None:
+    """Send values as they come, no faster than the client takes them; stop when it is gone."""
+    async with aclosing(values):
+        async for value in values:
+            await connection.send(value)
+            await manager.caught_up(connection)
+            if not connection.is_open:
+                return

@@ -1,0 +1,194 @@
+"""`ws_route`: a WebSocket route around a user's handler.
+
+The handler is registered under a signature of our own: its parameters, less the `Incoming` one, plus what connecting
+needs. So FastAPI solves everything as it does for any route (path parameters, `Depends`, overrides, router prefixes),
+and it does so before accept, where an `HTTPException` can still reach the client.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from string import Formatter
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from fastapi import APIRouter, Depends, FastAPI, params
+from starlette.requests import HTTPConnection
+from starlette.routing import compile_path
+from starlette.websockets import WebSocket
+
+from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.web.dependencies import get_manager
+from fastapi_rooms.web.handlers import Handler
+from fastapi_rooms.web.session import serve
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+Source = Callable[..., Any] | params.Depends
+"""Where a value comes from: a dependency."""
+
+
+class _IncomingMark:
+    def __repr__(self) -> str:
+        return "Incoming"
+
+
+Incoming = Annotated[T, _IncomingMark()]
+"""Marks the parameter of a handler that takes the client's messages: `message: Incoming[Say]`."""
+
+# The parameters that connecting needs, in the order in which they are solved: who it is comes first.
+_MANAGER, _WEBSOCKET, _USER, _ROOM, _METADATA = (
+    "rooms_manager",
+    "rooms_websocket",
+    "rooms_user_id",
+    "rooms_room",
+    "rooms_metadata",
+)
+
+
+def ws_route(
+    router: APIRouter | FastAPI,
+    path: str,
+    *,
+    room: str | Source | None = None,
+    user_id: Source | None = None,
+    metadata: Source | None = None,
+    dependencies: Sequence[params.Depends] = (),
+    name: str | None = None,
+) -> Callable[[F], F]:
+    """Register a WebSocket route. The decorated function stays callable as it was written.
+
+    All dependencies are solved before accept, so an `HTTPException` reaches the client as that HTTP status.
+
+    With an `Incoming[T]` parameter the handler is called once per message, one after the other; what it returns, or
+    yields as an async generator, is sent to the client. Without one it is called once and owns the session
+    (`async for message in connection.messages(T)`); when it returns, the client is closed with 1000. A handler that
+    raises closes its client with 1011.
+
+    Args:
+        router: Where to register.
+        path: The path, with parameters as in any FastAPI route.
+        room: The room to join: a template over the path parameters (`"chat:{room_id}"`), or a dependency that returns
+            a str or None.
+        user_id: A dependency that returns the identity, a str or None.
+        metadata: A dependency that returns a dict for `Connection.metadata`.
+        dependencies: Further dependencies, solved first.
+        name: The name of the route; the handler's by default.
+
+    Raises:
+        ConfigurationError: The handler or the template cannot work.
+    """
+    sources: dict[str, Source | None] = {
+        _MANAGER: get_manager,
+        _WEBSOCKET: _get_websocket,
+        _USER: user_id,
+        _ROOM: _room_from(room, _path_parameters(router, path)) if isinstance(room, str) else room,
+        _METADATA: metadata,
+    }
+    for label, source in (("user_id", user_id), ("metadata", metadata)):
+        if isinstance(source, str):
+            raise ConfigurationError(f"{label} takes a dependency, not the text {source!r}: pass the function itself")
+
+    def register(function: F) -> F:
+        parameters, handler = _read_handler(function)
+        connecting = [_parameter(key, source) for key, source in sources.items() if source is not None]
+
+        async def endpoint(**values: Any) -> None:
+            manager: ConnectionManager = values.pop(_MANAGER)
+            websocket: WebSocket = values.pop(_WEBSOCKET)
+            await serve(
+                websocket,
+                manager,
+                handler,
+                user_id=_checked("user_id", str, values.pop(_USER, None)),
+                room=_checked("room", str, values.pop(_ROOM, None)),
+                metadata=_checked("metadata", Mapping, values.pop(_METADATA, None)),
+                values=values,
+            )
+
+        endpoint.__signature__ = inspect.Signature([*connecting, *parameters])  # type: ignore[attr-defined]
+        endpoint.__name__ = getattr(function, "__name__", "handler")
+        endpoint.__doc__ = function.__doc__
+        router.add_api_websocket_route(path, endpoint, name or endpoint.__name__, dependencies=list(dependencies))
+        return function
+
+    return register
+
+
+async def _get_websocket(websocket: WebSocket) -> WebSocket:
+    # A dependency and not a parameter: FastAPI fills one WebSocket parameter of an endpoint, and that is the handler's.
+    return websocket
+
+
+def _parameter(name: str, source: Source) -> inspect.Parameter:
+    depends = source if isinstance(source, params.Depends) else Depends(source)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[Any, depends])
+
+
+def _read_handler(function: Callable[..., Any]) -> tuple[list[inspect.Parameter], Handler]:
+    """Return the parameters that FastAPI has to fill, and the handler with the one that we fill."""
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise ConfigurationError(
+            f"the annotations of {function.__name__}() cannot be read: {error}. Define what they name at module level, "
+            "outside of `if TYPE_CHECKING:`"
+        ) from error
+    parameters: list[inspect.Parameter] = []
+    incoming: dict[str, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        annotation = hints.get(parameter.name, parameter.annotation)
+        message_type = _message_type(annotation)
+        if message_type is not None:
+            incoming[parameter.name] = message_type
+            continue
+        parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation))
+    if len(incoming) > 1:
+        raise ConfigurationError(
+            f"{function.__name__}() has several Incoming parameters ({', '.join(incoming)}): take one, and use a union "
+            "for several kinds of messages"
+        )
+    name, message_type = next(iter(incoming.items()), (None, None))
+    return parameters, Handler(function, name, message_type)
+
+
+def _message_type(annotation: Any) -> Any:
+    """Return what `Incoming` stands for in an annotation; None if it is not one."""
+    if get_origin(annotation) is not Annotated:
+        return None
+    inner, *marks = get_args(annotation)
+    others = [mark for mark in marks if not isinstance(mark, _IncomingMark)]
+    if len(others) == len(marks):
+        return None
+    return Annotated[(inner, *others)] if others else inner
+
+
+def _path_parameters(router: APIRouter | FastAPI, path: str) -> set[str]:
+    prefix = router.prefix if isinstance(router, APIRouter) else ""
+    return set(compile_path(prefix + path)[2])
+
+
+def _room_from(template: str, known: set[str]) -> Callable[[HTTPConnection], Any]:
+    """Return a dependency that fills in the template."""
+    try:
+        fields = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
+    except ValueError as error:
+        raise ConfigurationError(f"the room template {template!r} cannot be read: {error}") from error
+    if unknown := fields - known:
+        raise ConfigurationError(
+            f"the room template {template!r} names {', '.join(sorted(unknown)) or 'nothing'}, but the path has "
+            f"{', '.join(sorted(known)) or 'no parameters'}: use these, or a dependency that returns the room"
+        )
+
+    async def room(connection: HTTPConnection) -> str:
+        return template.format_map(connection.path_params)
+
+    return room
+
+
+def _checked(label: str, kind: type, value: Any) -> Any:
+    if value is None or isinstance(value, kind):
+        return value
+    raise ConfigurationError(
+        f"the {label} dependency returned {type(value).__name__}: return {'a str' if kind is str else 'a dict'} or None"
+    )
