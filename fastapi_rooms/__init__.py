@@ -6,6 +6,7 @@ from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.errors import ConfigurationError, MessageError, NotConnectedError, RoomsError
 from fastapi_rooms.domain.messages import MessageType
 from fastapi_rooms.domain.settings import Overflow, RoomsSettings
+from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.web.dependencies import ConnectionDep, ManagerDep, current_connection, get_manager
 from fastapi_rooms.web.extension import RoomsExtension
@@ -18,6 +19,7 @@ __all__ = [
     "ConnectionDep",
     "ConnectionManager",
     "Counters",
+    "DistributedWebSocketManager",
     "Incoming",
     "ManagerDep",
     "MessageError",

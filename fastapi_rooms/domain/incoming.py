@@ -1,5 +1,6 @@
 """What clients send: from a frame's payload to the type that a handler takes."""
 
+from functools import lru_cache
 from types import UnionType
 from typing import Annotated, Any, NewType, Union, get_args, get_origin
 
@@ -49,6 +50,19 @@ class Decoder:
             return self._adapter.validate_python(payload) if self._kinds else self._adapter.validate_json(payload)
         except ValidationError as error:
             raise InvalidMessageError(_report(error)) from None
+
+
+@lru_cache(maxsize=256)
+def _cached_decoder(message_type: Any) -> Decoder:
+    return Decoder(message_type)
+
+
+def decoder_for(message_type: Any) -> Decoder:
+    """Return the decoder of a type; most are built once, since many connections take the same type."""
+    try:
+        return _cached_decoder(message_type)
+    except TypeError:  # not hashable, such as Annotated with a mutable mark
+        return Decoder(message_type)
 
 
 def _plain_kinds(message_type: Any) -> set[type]:

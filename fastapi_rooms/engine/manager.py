@@ -13,7 +13,7 @@ from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection, Phase, Verdict
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.errors import ConfigurationError, NotConnectedError
-from fastapi_rooms.domain.incoming import Decoder
+from fastapi_rooms.domain.incoming import Decoder, decoder_for
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
 from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.settings import RoomsSettings
@@ -238,7 +238,11 @@ class ConnectionManager:
 
     def messages(self, connection: Connection, message_type: type[T]) -> AsyncIterator[T]:
         """Iterate over what a client sends. See `Connection.messages`."""
-        return Received(connection, self.reader(connection), Decoder(message_type), self.settings, self._counters)
+        return self.received(connection, decoder_for(message_type))
+
+    def received(self, connection: Connection, decoder: Decoder) -> Received:
+        """Iterate over what a client sends, with a decoder that was built before."""
+        return Received(connection, self.reader(connection), decoder, self.settings, self._counters)
 
     def reader(self, connection: Connection) -> Reader:
         """Return the reader of a connection, started at the first call. From then on nobody else may receive."""

@@ -6,7 +6,7 @@ reading after each message that nobody has taken).
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from fastapi_rooms.domain.close_codes import CloseCode
@@ -20,6 +20,8 @@ logger = logging.getLogger("fastapi_rooms")
 
 class Reader:
     """Moves what the client sends into the inbox, and tells when the client is gone."""
+
+    __slots__ = ("_connection", "_counters", "_on_end", "_owner", "_settings", "inbox", "is_awaited", "task")
 
     def __init__(self, connection: Connection, owner: Owner, settings: RoomsSettings, counters: Counters) -> None:
         self.inbox = Inbox(settings)
@@ -47,8 +49,10 @@ class Reader:
             self.task.cancel()
 
     async def _read(self) -> None:
+        receive = self._connection.websocket.receive
         try:
-            while (payload := await self._receive()) is not None:
+            # Each frame of a coroutine that waits costs memory in every connection: `receive` is called right here.
+            while (payload := _payload(await receive())) is not None:
                 size = _size(payload)
                 if size > self._settings.max_message_bytes:
                     self._counters.oversized_messages += 1
@@ -68,17 +72,6 @@ class Reader:
             self._end(discard=False)
             self._owner.disconnect(self._connection)
 
-    async def _receive(self) -> Payload | None:
-        """Return the next payload, or None when the client is gone."""
-        event: dict[str, Any] = dict(await self._connection.websocket.receive())
-        if event["type"] == "websocket.disconnect":
-            return None
-        text: str | None = event.get("text")
-        if text is not None:
-            return text
-        data: bytes = event["bytes"]
-        return data
-
     async def _wait_for_room(self) -> bool:
         try:
             async with asyncio.timeout(self._settings.inbox_timeout):
@@ -96,6 +89,15 @@ class Reader:
         self.inbox.end(discard=discard)
         if self._on_end is not None:
             self._on_end()
+
+
+def _payload(event: MutableMapping[str, Any]) -> Payload | None:
+    """Return what an ASGI event brings; None when the client is gone."""
+    if event["type"] == "websocket.disconnect":
+        return None
+    text: str | None = event.get("text")
+    data: bytes | None = event.get("bytes")
+    return text if text is not None else data or b""
 
 
 def _size(payload: Payload) -> int:

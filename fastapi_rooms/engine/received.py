@@ -17,6 +17,8 @@ from fastapi_rooms.engine.reader import Reader
 class Received(AsyncIterator[Any]):
     """Yields what fits, answers what does not, ends with the client."""
 
+    __slots__ = ("_connection", "_counters", "_decoder", "_invalid_in_a_row", "_reader", "_settings")
+
     def __init__(
         self, connection: Connection, reader: Reader, decoder: Decoder, settings: RoomsSettings, counters: Counters
     ) -> None:
@@ -28,27 +30,25 @@ class Received(AsyncIterator[Any]):
         self._invalid_in_a_row = 0
 
     async def __anext__(self) -> Any:
-        while (payload := await self._next_payload()) is not None:
-            try:
-                value = self._decoder.decode(payload)
-            except InvalidMessageError as error:
-                if await self._answer(payload, error):
-                    continue
-                break
-            self._invalid_in_a_row = 0
-            return value
-        raise StopAsyncIteration
-
-    async def _next_payload(self) -> Payload | None:
-        if self._reader.is_awaited:
+        reader = self._reader
+        if reader.is_awaited:
             raise ConfigurationError(
                 "two iterators wait for the messages of one connection: iterate once, and hand on what comes"
             )
-        self._reader.is_awaited = True
+        reader.is_awaited = True
         try:
-            return await self._reader.inbox.get()
+            while (payload := await reader.inbox.get()) is not None:
+                try:
+                    value = self._decoder.decode(payload)
+                except InvalidMessageError as error:
+                    if await self._answer(payload, error):
+                        continue
+                    break
+                self._invalid_in_a_row = 0
+                return value
         finally:
-            self._reader.is_awaited = False
+            reader.is_awaited = False
+        raise StopAsyncIteration
 
     async def _answer(self, payload: Payload, error: InvalidMessageError) -> bool:
         """Answer what the handler's type does not claim; return whether to go on."""

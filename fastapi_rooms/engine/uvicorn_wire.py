@@ -16,7 +16,7 @@ from typing import Protocol, TypeGuard
 from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.messages import Close, Message
-from fastapi_rooms.engine.wire import AsgiWire, Transport
+from fastapi_rooms.engine.wire import Transport
 
 MODULE = "uvicorn.protocols.websockets.websockets_sansio_impl"
 NAME = "WebSocketsSansIOProtocol"
@@ -46,10 +46,12 @@ def is_known_protocol(protocol: object) -> TypeGuard[UvicornProtocol]:
 class UvicornWire:
     """Writes frames to the transport below uvicorn's protocol."""
 
+    __slots__ = ("_protocol", "_transport", "_websocket", "_written")
+
     batch_bytes = 64 * 1024  # the transport's high-water mark: more would only lie in its buffer
 
     def __init__(self, websocket: WebSocket, protocol: UvicornProtocol) -> None:
-        self._asgi = AsgiWire(websocket, protocol.transport)
+        self._websocket = websocket
         self._protocol = protocol
         self._transport = protocol.transport
         self._written = 0  # bytes passed to the transport
@@ -78,11 +80,12 @@ class UvicornWire:
 
     async def close(self, close: Close) -> None:
         """Let uvicorn send the close frame and run the closing handshake."""
-        await self._asgi.close(close)
+        await self._websocket.close(close.code, close.reason)
 
     def abort(self) -> bool:
         """End the socket."""
-        return self._asgi.abort()
+        self._transport.abort()
+        return True
 
     def buffered(self) -> int:
         """Return the size of the transport's write buffer."""

@@ -73,6 +73,8 @@ class Wire(Protocol):
 class AsgiWire:
     """Writes ASGI events: one await per message, whatever the server."""
 
+    __slots__ = ("_transport", "_websocket", "_written")
+
     batch_bytes = 1
 
     def __init__(self, websocket: WebSocket, transport: Transport | None) -> None:

@@ -8,8 +8,8 @@ from fastapi import APIRouter, params
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.web.dependencies import STATE_KEY
 from fastapi_rooms.web.routes import Source, ws_route
@@ -34,12 +34,11 @@ class RoomsExtension:
     """
 
     def __init__(self, redis_url: str | None = None, *, settings: RoomsSettings | None = None) -> None:
-        if redis_url is not None:
-            raise ConfigurationError(
-                "this version of fastapi-rooms works on one process and knows no Redis: use RoomsExtension() without "
-                "a URL"
-            )
-        self.manager = ConnectionManager(settings)
+        self.manager = (
+            ConnectionManager(settings)
+            if redis_url is None
+            else DistributedWebSocketManager(redis_url, settings=settings)
+        )
         self.router = APIRouter(lifespan=self.lifespan)
         self._attached = 0  # how many lifespans are running
 

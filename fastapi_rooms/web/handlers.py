@@ -1,7 +1,7 @@
 """Calling a user's handler: once per message, or once for the whole session."""
 
 import inspect
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from fastapi_rooms.domain.connection import Connection
+from fastapi_rooms.domain.incoming import Decoder
 from fastapi_rooms.engine.manager import ConnectionManager
 
 
@@ -24,7 +25,7 @@ class Handler:
     def __init__(self, function: Callable[..., Any], message_parameter: str | None, message_type: Any) -> None:
         self._function = function
         self._message_parameter = message_parameter
-        self._message_type = message_type
+        self._decoder = Decoder(message_type)  # built once, not per connection
         self._is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
     async def run(self, connection: Connection, manager: ConnectionManager, values: dict[str, Any]) -> None:
@@ -32,7 +33,8 @@ class Handler:
         if self._message_parameter is None:
             await self._call(connection, manager, values)
             return
-        async for message in connection.messages(self._message_type):
+        messages: AsyncIterator[Any] = manager.received(connection, self._decoder)
+        async for message in messages:
             await self._call(connection, manager, {**values, self._message_parameter: message})
 
     async def _call(self, connection: Connection, manager: ConnectionManager, values: dict[str, Any]) -> None:

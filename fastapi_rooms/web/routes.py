@@ -11,7 +11,6 @@ from string import Formatter
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from fastapi import APIRouter, Depends, FastAPI, params
-from starlette.requests import HTTPConnection
 from starlette.routing import compile_path
 from starlette.websockets import WebSocket
 
@@ -37,13 +36,8 @@ Incoming = Annotated[T, _IncomingMark()]
 """Marks the parameter of a handler that takes the client's messages: `message: Incoming[Say]`."""
 
 # The parameters that connecting needs, in the order in which they are solved: who it is comes first.
-_MANAGER, _WEBSOCKET, _USER, _ROOM, _METADATA = (
-    "rooms_manager",
-    "rooms_websocket",
-    "rooms_user_id",
-    "rooms_room",
-    "rooms_metadata",
-)
+_MANAGER, _USER, _ROOM, _METADATA = "rooms_manager", "rooms_user_id", "rooms_room", "rooms_metadata"
+_WEBSOCKET = "rooms_websocket"
 
 
 def ws_route(
@@ -78,33 +72,38 @@ def ws_route(
     Raises:
         ConfigurationError: The handler or the template cannot work.
     """
-    sources: dict[str, Source | None] = {
-        _MANAGER: get_manager,
-        _WEBSOCKET: _get_websocket,
-        _USER: user_id,
-        _ROOM: _room_from(room, _path_parameters(router, path)) if isinstance(room, str) else room,
-        _METADATA: metadata,
-    }
     for label, source in (("user_id", user_id), ("metadata", metadata)):
         if isinstance(source, str):
             raise ConfigurationError(f"{label} takes a dependency, not the text {source!r}: pass the function itself")
+    template = _checked_template(room, _path_parameters(router, path)) if isinstance(room, str) else None
+    sources = {_MANAGER: get_manager, _USER: user_id, _METADATA: metadata}
+    if not isinstance(room, str):
+        sources[_ROOM] = room
 
     def register(function: F) -> F:
         parameters, handler = _read_handler(function)
-        connecting = [_parameter(key, source) for key, source in sources.items() if source is not None]
+        socket = next(
+            (p.name for p in parameters if inspect.isclass(p.annotation) and issubclass(p.annotation, WebSocket)), None
+        )
+        connecting = [
+            _parameter(key, Annotated[Any, _depends(source)]) for key, source in sources.items() if source is not None
+        ]
+        if socket is None:
+            connecting.append(_parameter(_WEBSOCKET, WebSocket))
 
         async def endpoint(**values: Any) -> None:
             manager: ConnectionManager = values.pop(_MANAGER)
-            websocket: WebSocket = values.pop(_WEBSOCKET)
-            await serve(
-                websocket,
-                manager,
-                handler,
-                user_id=_checked("user_id", str, values.pop(_USER, None)),
-                room=_checked("room", str, values.pop(_ROOM, None)),
-                metadata=_checked("metadata", Mapping, values.pop(_METADATA, None)),
-                values=values,
-            )
+            websocket: WebSocket = values.pop(_WEBSOCKET) if socket is None else values[socket]
+            room_name = template.format_map(websocket.path_params) if template is not None else values.pop(_ROOM, None)
+            user = _checked("user_id", str, values.pop(_USER, None))
+            room_name = _checked("room", str, room_name)
+            try:
+                connection = await manager.connect(
+                    websocket, room_name, user, _checked("metadata", Mapping, values.pop(_METADATA, None))
+                )
+            except OSError:
+                return  # the client went during the handshake
+            await serve(websocket, manager, connection, handler, values)
 
         endpoint.__signature__ = inspect.Signature([*connecting, *parameters])  # type: ignore[attr-defined]
         endpoint.__name__ = getattr(function, "__name__", "handler")
@@ -115,14 +114,12 @@ def ws_route(
     return register
 
 
-async def _get_websocket(websocket: WebSocket) -> WebSocket:
-    # A dependency and not a parameter: FastAPI fills one WebSocket parameter of an endpoint, and that is the handler's.
-    return websocket
+def _depends(source: Source) -> params.Depends:
+    return source if isinstance(source, params.Depends) else Depends(source)
 
 
-def _parameter(name: str, source: Source) -> inspect.Parameter:
-    depends = source if isinstance(source, params.Depends) else Depends(source)
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[Any, depends])
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
 
 
 def _read_handler(function: Callable[..., Any]) -> tuple[list[inspect.Parameter], Handler]:
@@ -168,22 +165,17 @@ def _path_parameters(router: APIRouter | FastAPI, path: str) -> set[str]:
     return set(compile_path(prefix + path)[2])
 
 
-def _room_from(template: str, known: set[str]) -> Callable[[HTTPConnection], Any]:
-    """Return a dependency that fills in the template."""
+def _checked_template(template: str, known: set[str]) -> str:
     try:
         fields = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
     except ValueError as error:
         raise ConfigurationError(f"the room template {template!r} cannot be read: {error}") from error
     if unknown := fields - known:
         raise ConfigurationError(
-            f"the room template {template!r} names {', '.join(sorted(unknown)) or 'nothing'}, but the path has "
-            f"{', '.join(sorted(known)) or 'no parameters'}: use these, or a dependency that returns the room"
+            f"the room template {template!r} names {', '.join(map(repr, sorted(unknown)))}, but the path has "
+            f"{', '.join(map(repr, sorted(known))) or 'no parameters'}: use these, or a dependency that returns a room"
         )
-
-    async def room(connection: HTTPConnection) -> str:
-        return template.format_map(connection.path_params)
-
-    return room
+    return template
 
 
 def _checked(label: str, kind: type, value: Any) -> Any:

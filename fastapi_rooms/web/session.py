@@ -13,51 +13,32 @@ from fastapi_rooms.web.handlers import Handler
 
 
 async def serve(
-    websocket: WebSocket,
-    manager: ConnectionManager,
-    handler: Handler,
-    values: dict[str, Any],
-    *,
-    room: str | None,
-    user_id: str | None,
-    metadata: dict[str, Any] | None,
+    websocket: WebSocket, manager: ConnectionManager, connection: Connection, handler: Handler, values: dict[str, Any]
 ) -> None:
-    """Serve a client whose dependencies are solved."""
+    """Serve a client that was accepted. One frame on purpose: each that waits costs memory in every connection."""
+    loop = asyncio.get_running_loop()
+    reader = manager.reader(connection)
+    # When the client goes, a handler that waits for messages ends by itself; a busy one may go on for the grace time.
+    attendance = asyncio.timeout(None)
+    reader.call_at_end(lambda: attendance.reschedule(loop.time() + manager.settings.disconnect_grace))
     try:
-        connection = await manager.connect(websocket, room, user_id, metadata)
-    except OSError:
-        return  # the client went during the handshake
-    try:
-        await _run_handler(manager, handler, connection, values)
+        try:
+            async with attendance:
+                try:
+                    await handler.run(connection, manager, values)
+                finally:
+                    reader.call_at_end(None)
+        except TimeoutError:
+            if not attendance.expired():
+                raise
+        except WebSocketDisconnect:
+            pass  # the handler used the WebSocket itself and learned from it that the client is gone
+        await manager.close(connection, CloseCode.NORMAL)
+        await manager.closed(connection)
     except Exception as error:  # noqa: BLE001 - whatever a handler raises
         await end_with_error(websocket, manager, connection, error)
     except asyncio.CancelledError:
         await manager.close(connection, CloseCode.SERVICE_RESTART)  # the server is stopping
         raise
-    else:
-        await manager.close(connection, CloseCode.NORMAL)
-        await manager.closed(connection)
     finally:
         manager.disconnect(connection)
-
-
-async def _run_handler(
-    manager: ConnectionManager, handler: Handler, connection: Connection, values: dict[str, Any]
-) -> None:
-    """Run the handler. When the client goes, a handler that is busy may go on for the grace time."""
-    loop = asyncio.get_running_loop()
-    grace = manager.settings.disconnect_grace
-    reader = manager.reader(connection)
-    attendance = asyncio.timeout(None)
-    try:
-        async with attendance:
-            reader.call_at_end(lambda: attendance.reschedule(loop.time() + grace))
-            try:
-                await handler.run(connection, manager, values)
-            finally:
-                reader.call_at_end(None)
-    except TimeoutError:
-        if not attendance.expired():
-            raise
-    except WebSocketDisconnect:
-        return  # the handler used the WebSocket itself and learned from it that the client is gone
