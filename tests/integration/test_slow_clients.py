@@ -1,0 +1,305 @@
+"""One client that stops reading never delays a broadcast, a close or the shutdown, and costs bounded memory."""
+
+import asyncio
+import time
+
+import pytest
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from support import LiveServer, RawClient, frames, live, until
+
+from fastapi_rooms import ConnectionManager, Incoming, Overflow, RoomsExtension, RoomsSettings
+
+KIB = 1024
+TIGHT = {"outbox_bytes": 256 * KIB, "outbox_messages": 100}
+
+
+def app_with(**settings):
+    rooms = RoomsExtension(settings=RoomsSettings(**settings))
+
+    @rooms.ws_route("/ws/{room}", room="{room}")
+    async def chat(room: str, message: Incoming[str]) -> None:
+        await rooms.manager.broadcast_to_room(room, message)
+
+    app = FastAPI(lifespan=rooms.lifespan)
+    app.include_router(rooms.router)
+    return app, rooms.manager
+
+
+async def fill(server: LiveServer, manager: ConnectionManager, fact, *, room: str = "r") -> int:
+    """Broadcast 64 KiB messages, one per tick, until the fact holds; return how many were sent."""
+    message = "x" * 64 * KIB
+
+    async def broadcast() -> int:
+        for count in range(1, 2000):
+            await manager.broadcast_to_room(room, message)
+            await asyncio.sleep(0.001)
+            if fact():
+                return count
+        raise AssertionError("the fact never held")
+
+    return await server.call(broadcast)
+
+
+async def test_a_slow_consumer_is_closed_and_everybody_else_hears_everything(wire, loop):
+    app, manager = app_with(wire=wire, send_timeout=0.5, **TIGHT)
+    with live(app, loop) as server:
+        async with server.client("/ws/r", max_size=None, max_queue=None) as healthy:
+            stuck = RawClient(server, "/ws/r")
+            await until(lambda: manager.active_connections == 2)
+            sent = await fill(server, manager, lambda: manager.counters.slow_consumers)
+            for _ in range(sent):
+                assert len(await healthy.receive()) == 64 * KIB
+            assert manager.active_connections == 1
+            await until(lambda: manager.counters.aborted == 1)
+            stuck.close()
+
+
+async def test_a_slow_consumer_that_reads_again_gets_what_was_promised_and_then_1013(wire):
+    app, manager = app_with(wire=wire, **TIGHT)
+    with live(app) as server:
+        slow = RawClient(server, "/ws/r")
+        await until(lambda: manager.active_connections == 1)
+        await fill(server, manager, lambda: manager.counters.slow_consumers)
+        received = frames(await asyncio.to_thread(slow.read_to_end))
+        assert [kind for kind, _ in received] == [0x81] * (len(received) - 1) + [0x88]
+        assert received[-1][1][:2] == (1013).to_bytes(2, "big")
+        slow.close()
+
+
+@pytest.mark.parametrize("overflow", [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST])
+async def test_a_policy_that_drops_messages_keeps_the_connection(wire, overflow):
+    app, manager = app_with(wire=wire, overflow=overflow, **TIGHT)
+    with live(app) as server:
+        slow = RawClient(server, "/ws/r")
+        await until(lambda: manager.active_connections == 1)
+        await fill(server, manager, lambda: manager.counters.lost_messages >= 5)
+        assert await server.call(manager.broadcast, "last") == (1 if overflow is Overflow.DROP_OLDEST else 0)
+        assert await server.call(manager.close_room, "r") == 1
+        received = frames(await asyncio.to_thread(slow.read_to_end))
+        assert received[-1] == (0x88, (1000).to_bytes(2, "big"))
+        assert (received[-2][1] == b"last") == (overflow is Overflow.DROP_OLDEST)
+        slow.close()
+
+
+@pytest.mark.parametrize("size", [100, 64 * KIB])
+async def test_no_burst_within_one_tick_closes_a_healthy_client(wire, loop, size):
+    app, manager = app_with(wire=wire, **TIGHT)
+    count = 40 * 1024 * KIB // size if size > 100 else 20_000
+    with live(app, loop) as server:
+        async with server.client("/ws/r", max_size=None, max_queue=None) as client:
+            await until(lambda: manager.active_connections == 1)
+
+            async def burst() -> int:
+                handed = 0
+                for number in range(count):
+                    handed += await manager.broadcast_to_room("r", str(number).ljust(size, "."))
+                return handed
+
+            assert await server.call(burst) == count
+            for number in range(count):
+                assert (await client.receive()).rstrip(".") == str(number)
+            assert manager.active_connections == 1
+
+
+async def test_messages_of_one_tick_leave_in_one_write(loop):
+    app, manager = app_with()
+    with live(app, loop) as server:
+        raw = RawClient(server, "/ws/r")
+        await until(lambda: manager.active_connections == 1)
+        (connection,) = manager.get_room_members("r")
+        writes = []
+        wire = connection._outbox._wire
+        transport = wire._transport
+        wire._transport = type(
+            "Counting",
+            (),
+            {
+                "write": lambda _, data: (writes.append(len(data)), transport.write(data)),
+                "is_closing": lambda _: transport.is_closing(),
+                "get_write_buffer_size": lambda _: transport.get_write_buffer_size(),
+                "abort": lambda _: transport.abort(),
+            },
+        )()
+
+        async def talk() -> None:
+            for number in range(100):
+                await manager.broadcast_to_room("r", f"{number:03}")
+                await manager.send_personal(connection, b"!")
+
+        await server.call(talk)
+        data = b""
+        while len(data) < 100 * (5 + 3):
+            data += await asyncio.to_thread(raw.socket.recv, 1 << 16)
+        expected = [frame for n in range(100) for frame in ((0x81, b"%03d" % n), (0x82, b"!"))]
+        assert frames(data) == expected
+        assert writes == [800]
+        raw.close()
+
+
+async def test_close_returns_at_once_and_the_stuck_peer_is_aborted(wire, loop):
+    app, manager = app_with(wire=wire, send_timeout=0.4, outbox_bytes=64 * 1024 * KIB, outbox_messages=10_000)
+    with live(app, loop) as server:
+        stuck = RawClient(server, "/ws/r")
+        await until(lambda: manager.active_connections == 1)
+        (connection,) = manager.get_room_members("r")
+        await fill(server, manager, lambda: connection._outbox._task is not None and len(connection._outbox) > 3)
+        begin = time.monotonic()
+        await server.call(manager.close, connection, 4000, "enough")
+        assert time.monotonic() - begin < 0.3
+        assert manager.active_connections == 0
+        await until(lambda: manager.counters.aborted == 1)
+        stuck.close()
+
+
+async def test_the_shutdown_does_not_wait_for_a_client_that_does_not_read(wire, loop):
+    app, manager = app_with(wire=wire, send_timeout=0.5, outbox_bytes=64 * 1024 * KIB, outbox_messages=10_000)
+    server = LiveServer(app, loop).start()
+    stuck = RawClient(server, "/ws/r")
+    idle = RawClient(server, "/ws/r")
+    await until(lambda: manager.active_connections == 2)
+    (connection, _) = manager.get_room_members("r")
+    await fill(server, manager, lambda: connection._outbox._task is not None)
+    assert await asyncio.to_thread(server.stop) < 3
+    stuck.close()
+    idle.close()
+
+
+async def test_the_shutdown_does_not_wait_for_a_plain_endpoint_whose_client_does_not_read(wire):
+    manager = ConnectionManager(RoomsSettings(wire=wire, send_timeout=0.5))
+    app = FastAPI()
+
+    @app.websocket("/ws")
+    async def endpoint(websocket: WebSocket) -> None:
+        await manager.connect(websocket, "r")
+        try:
+            while True:
+                await manager.broadcast_to_room("r", await websocket.receive_text())
+        except WebSocketDisconnect:
+            manager.disconnect(websocket)
+
+    server = LiveServer(app).start()
+    stuck = RawClient(server, "/ws")
+    await until(lambda: manager.active_connections == 1)
+    (connection,) = manager.get_room_members("r")
+    await fill(server, manager, lambda: connection._outbox._task is not None)
+    assert await asyncio.to_thread(server.stop) < 3
+    stuck.close()
+
+
+async def test_a_peer_is_aborted_although_the_rest_lies_below_the_high_water_mark(wire):
+    """A few bytes in the transport's buffer, nothing in the outbox: without a sweep nobody would ever notice."""
+    app, manager = app_with(wire=wire, send_timeout=0.3)
+    with live(app) as server:
+        stuck = RawClient(server, "/ws/r")
+        await until(lambda: manager.active_connections == 1)
+        (connection,) = manager.get_room_members("r")
+        await fill_to_the_buffer(server, connection)
+        await until(lambda: manager.counters.aborted == 1)
+        await until(lambda: manager.active_connections == 0)
+        stuck.close()
+
+
+async def fill_to_the_buffer(server: LiveServer, connection) -> None:
+    """Send until the kernel takes no more and some bytes lie in the transport's buffer."""
+
+    async def send() -> None:
+        while not connection._outbox._wire.buffered():
+            await connection.send("x" * 8 * KIB)
+            await asyncio.sleep(0)
+
+    await server.call(send)
+
+
+async def test_memory_for_a_stuck_client_is_bounded_and_freed(wire):
+    app, manager = app_with(wire=wire, send_timeout=30, overflow=Overflow.DROP_OLDEST, **TIGHT)
+    with live(app) as server:
+        stuck = RawClient(server, "/ws/r")
+        await until(lambda: manager.active_connections == 1)
+        (connection,) = manager.get_room_members("r")
+        await fill(server, manager, lambda: manager.counters.lost_messages > 200)
+        assert connection._outbox._queued_bytes <= TIGHT["outbox_bytes"] + 64 * KIB
+        assert connection._outbox._wire.buffered() <= 192 * KIB
+        stuck.close()
+        await until(lambda: manager.active_connections == 0)
+        assert len(connection._outbox) == 0
+
+
+async def test_a_streamed_answer_waits_for_its_client(wire):
+    produced = 0
+    rooms = RoomsExtension(settings=RoomsSettings(wire=wire, send_timeout=30, **TIGHT))
+
+    @rooms.ws_route("/ws")
+    async def answer(message: Incoming[str]):
+        nonlocal produced
+        for _ in range(200):
+            produced += 1
+            yield "x" * 64 * KIB
+
+    app = FastAPI(lifespan=rooms.lifespan)
+    app.include_router(rooms.router)
+    with live(app) as server:
+        slow = RawClient(server, "/ws")
+        slow.send_frame(1, b"go")
+        (connection,) = await until(lambda: list(rooms.manager._registry.all()))
+        await until(lambda: connection._outbox._task is not None and connection._outbox._space is not None)
+        held = produced
+        assert held < 200
+        received = 0
+        data = b""
+        while received < 200 * (64 * KIB + 10):
+            data = await asyncio.to_thread(slow.socket.recv, 1 << 20)
+            received += len(data)
+        assert produced == 200
+        assert rooms.manager.counters.slow_consumers == 0
+        slow.close()
+
+
+async def test_a_full_inbox_stops_reading_and_closes_with_1013_if_it_stays_full(wire):
+    rooms = RoomsExtension(settings=RoomsSettings(wire=wire, inbox_messages=4, inbox_timeout=0.3))
+    release = asyncio.Event
+
+    @rooms.ws_route("/ws")
+    async def work(message: Incoming[str]) -> None:
+        await release().wait()
+
+    app = FastAPI(lifespan=rooms.lifespan)
+    app.include_router(rooms.router)
+    with live(app) as server:
+        async with server.client("/ws") as client:
+            for number in range(6):
+                await client.send(str(number))
+            assert (await client.closed())[0] == 1013
+        assert rooms.manager.counters.full_inboxes == 1
+
+
+async def test_a_handler_that_works_longer_than_the_keepalive_does_not_cost_its_client(wire):
+    """uvicorn stops reading after a message that nobody takes, and then misses the pong."""
+    rooms = RoomsExtension(settings=RoomsSettings(wire=wire))
+    release = {}
+
+    @rooms.ws_route("/ws")
+    async def work(message: Incoming[str]) -> str:
+        if message == "long":
+            release["event"] = asyncio.Event()
+            await release["event"].wait()
+        return message
+
+    app = FastAPI(lifespan=rooms.lifespan)
+    app.include_router(rooms.router)
+    with live(app, ws_ping_interval=0.1, ws_ping_timeout=0.2) as server:
+        async with server.client("/ws") as client:
+            pongs = 0
+            original = client.websocket.protocol.receive_data
+
+            def count(data: bytes) -> None:
+                nonlocal pongs
+                pongs += data[:1] == b"\x89"  # uvicorn's pings, which our client answers
+                original(data)
+
+            client.websocket.protocol.receive_data = count
+            await client.send("long")
+            await client.send("next")
+            await until(lambda: pongs >= 6, "six pings, twice the time in which a deaf server gives up")
+            await server.call(lambda: release["event"].set())
+            assert await client.receive() == "long"
+            assert await client.receive() == "next"
