@@ -151,6 +151,19 @@ class RawClient:
                 data += chunk
         return data
 
+    def read_to_close(self) -> list[tuple[int, bytes]]:
+        """Read frames up to the close frame, and answer it as a client should."""
+        data = b""
+        while True:
+            chunk = self.socket.recv(1 << 20)
+            assert chunk, "the server ended the socket without a close frame"
+            data += chunk
+            with contextlib.suppress(AssertionError, IndexError, struct.error):  # a frame is cut off: read on
+                received = frames(data)
+                if received[-1][0] == 0x88:
+                    self.send_frame(8, received[-1][1])
+                    return received
+
     def close(self) -> None:
         self.socket.close()
 

@@ -69,9 +69,10 @@ class Flusher:
             outbox.flush()
 
     def _sweep(self) -> bool:
-        """Abort what stalls, forget what is settled; return whether nothing is left to watch."""
+        """Notice who is gone, abort what stalls, forget what is settled; return whether nothing is left to watch."""
         now = asyncio.get_running_loop().time()
         for outbox in list(self._watched):
+            outbox.notice_end()
             if outbox.is_settled():
                 self._watched.discard(outbox)
             elif outbox.is_stalled(now):

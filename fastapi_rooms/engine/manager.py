@@ -318,13 +318,18 @@ class ConnectionManager:
     def _on_end(self, outbox: Outbox) -> None:
         """Nothing can be written any more: the close frame is out, or the peer was found gone."""
         connection = outbox.connection
-        if self._registry.remove(connection) is not None:
+        if self._registry.remove(connection) is None:
+            self._end_reading(connection)
+        else:
+            # The peer went. What it sent before is still read and handled; then the reader sees the end by itself.
             connection._phase = Phase.ENDED
-        self._end_reading(connection)
 
     def _on_stall(self, outbox: Outbox) -> None:
+        connection = outbox.connection
         self._counters.aborted += 1
-        logger.info("%r took nothing for %s s: aborted", outbox.connection, self.settings.send_timeout)
+        logger.info("%r took nothing for %s s: aborted", connection, self.settings.send_timeout)
+        if self._registry.remove(connection) is not None:
+            connection._phase = Phase.ENDED
         outbox.abort()
 
     # Reaching connections

@@ -115,7 +115,11 @@ class Outbox:
 
         For a producer that can be slowed down, such as a streamed answer. Broadcasts never wait.
         """
-        if self._task is None and len(self._queue) < self._settings.outbox_messages // 2:
+        if (
+            self._task is None
+            and len(self._queue) <= self._settings.outbox_messages // 2
+            and self._queued_bytes <= self._settings.outbox_bytes // 2
+        ):
             return
         if self._space is None:
             self._space = asyncio.Event()
@@ -255,6 +259,11 @@ class Outbox:
             self._on_end(self)
 
     # Watching: called by the flusher
+
+    def notice_end(self) -> None:
+        """End if the peer went and nothing was written since, so that nobody else has noticed."""
+        if not self.is_done and self._task is None and self._wire is not None and self._wire.is_gone():
+            self._lose_peer()
 
     def is_settled(self) -> bool:
         """Return whether nothing waits any more, neither here nor in the server's buffer."""

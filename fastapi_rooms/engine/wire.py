@@ -87,6 +87,7 @@ class AsgiWire:
         return (
             self._websocket.application_state is not WebSocketState.CONNECTED
             or self._websocket.client_state is WebSocketState.DISCONNECTED
+            or (self._transport is not None and self._transport.is_closing())
         )
 
     def is_writable(self) -> bool:

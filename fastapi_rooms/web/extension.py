@@ -6,8 +6,10 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, params
 from starlette.applications import Starlette
+from starlette.datastructures import State
 from starlette.routing import Mount
 
+from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.manager import ConnectionManager
@@ -48,7 +50,7 @@ class RoomsExtension:
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         """Start the manager, yield the lifespan state, and stop the manager at the end."""
-        _put_manager(app, self.manager)
+        states = _put_manager(app, self.manager)
         self._attached += 1
         try:
             yield {STATE_KEY: self.manager}
@@ -56,6 +58,8 @@ class RoomsExtension:
             self._attached -= 1
             if not self._attached:
                 await self.manager.stop()
+            for state in states:
+                delattr(state, STATE_KEY)
 
     def ws_route(
         self,
@@ -73,10 +77,19 @@ class RoomsExtension:
         )
 
 
-def _put_manager(app: Starlette, manager: ConnectionManager) -> None:
-    """Put the manager on the app and on apps mounted in it, whose own lifespans never run."""
-    if not hasattr(app.state, STATE_KEY):
+def _put_manager(app: Starlette, manager: ConnectionManager) -> list[State]:
+    """Put the manager on the app and on apps mounted in it, whose own lifespans never run; return where it was put."""
+    present = getattr(app.state, STATE_KEY, None)
+    if present is not None and present is not manager:
+        raise ConfigurationError(
+            f"app.state.{STATE_KEY} is taken by {type(present).__name__}: attach one RoomsExtension to an app, and "
+            "keep other things under other names"
+        )
+    states = []
+    if present is None:
         setattr(app.state, STATE_KEY, manager)
+        states.append(app.state)
     for route in app.routes:
         if isinstance(route, Mount) and isinstance(route.app, Starlette):
-            _put_manager(route.app, manager)
+            states += _put_manager(route.app, manager)
+    return states

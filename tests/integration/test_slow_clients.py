@@ -60,7 +60,7 @@ async def test_a_slow_consumer_that_reads_again_gets_what_was_promised_and_then_
         slow = RawClient(server, "/ws/r")
         await until(lambda: manager.active_connections == 1)
         await fill(server, manager, lambda: manager.counters.slow_consumers)
-        received = frames(await asyncio.to_thread(slow.read_to_end))
+        received = await asyncio.to_thread(slow.read_to_close)
         assert [kind for kind, _ in received] == [0x81] * (len(received) - 1) + [0x88]
         assert received[-1][1][:2] == (1013).to_bytes(2, "big")
         slow.close()
@@ -75,7 +75,7 @@ async def test_a_policy_that_drops_messages_keeps_the_connection(wire, overflow)
         await fill(server, manager, lambda: manager.counters.lost_messages >= 5)
         assert await server.call(manager.broadcast, "last") == (1 if overflow is Overflow.DROP_OLDEST else 0)
         assert await server.call(manager.close_room, "r") == 1
-        received = frames(await asyncio.to_thread(slow.read_to_end))
+        received = await asyncio.to_thread(slow.read_to_close)
         assert received[-1] == (0x88, (1000).to_bytes(2, "big"))
         assert (received[-2][1] == b"last") == (overflow is Overflow.DROP_OLDEST)
         slow.close()
@@ -255,7 +255,7 @@ async def test_a_streamed_answer_waits_for_its_client(wire):
 
 
 async def test_a_full_inbox_stops_reading_and_closes_with_1013_if_it_stays_full(wire):
-    rooms = RoomsExtension(settings=RoomsSettings(wire=wire, inbox_messages=4, inbox_timeout=0.3))
+    rooms = RoomsExtension(settings=RoomsSettings(wire=wire, inbox_messages=4, inbox_timeout=0.3, disconnect_grace=0.1))
     release = asyncio.Event
 
     @rooms.ws_route("/ws")
