@@ -41,7 +41,8 @@ class LiveServer:
         self._thread.start()
         end = time.monotonic() + DEADLINE
         while not self.uvicorn.started:
-            assert self._thread.is_alive() and time.monotonic() < end, "the server did not start"
+            assert self._thread.is_alive(), "the server ended at its start"
+            assert time.monotonic() < end, "the server did not start"
             time.sleep(0.005)
         return self
 
@@ -178,7 +179,7 @@ def live(app: Any, loop: str = "asyncio", **options: Any) -> Iterator[LiveServer
 
 
 async def until(fact: Callable[[], Any], what: str = "", seconds: float = DEADLINE) -> Any:
-    """Wait until something is true and return it. Facts on another thread tell nobody, so this looks again and again."""
+    """Wait until something is true and return it: facts on another thread tell nobody, so look again and again."""
     async with asyncio.timeout(seconds):
         while not (value := fact()):
             await asyncio.sleep(0.005)

@@ -300,6 +300,6 @@ async def test_a_handler_that_works_longer_than_the_keepalive_does_not_cost_its_
             await client.send("long")
             await client.send("next")
             await until(lambda: pongs >= 6, "six pings, twice the time in which a deaf server gives up")
-            await server.call(lambda: release["event"].set())
+            await server.call(release["event"].set)
             assert await client.receive() == "long"
             assert await client.receive() == "next"
