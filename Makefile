@@ -23,8 +23,9 @@ test: $(VENV)/.dev
 test-fast: $(VENV)/.dev  ## no browser, no coverage, stop at the first failure
 	$(BIN)/python -m pytest -x -m "not browser and not slow"
 
+# Without tests/docs: the docs are written for the current FastAPI, whose security classes work on WebSockets.
 test-lowest: $(VENV)-lowest/.dev
-	$(VENV)-lowest/bin/python -m pytest -m "not browser"
+	$(VENV)-lowest/bin/python -m pytest -m "not browser" --ignore=tests/docs
 
 check: format-check lint imports types test docs
 

@@ -95,32 +95,30 @@ class Connection:
     Attributes:
         websocket: The Starlette WebSocket. Read from it what you like (headers, cookies, state); send and close
             through the connection, so that order is kept and a slow client stalls nobody.
-        connection_id: Unique across processes.
-        user_id: The identity that the app gave at connect, or None.
         connected_at: When the connection was accepted, in UTC with its zone.
         metadata: The app's own; never logged, never sent.
     """
 
     __slots__ = (
         "__weakref__",
+        "_connection_id",
         "_outbox",
         "_owner",
         "_phase",
         "_reader",
         "_rooms",
+        "_user_id",
         "connected_at",
-        "connection_id",
         "metadata",
-        "user_id",
         "websocket",
     )
 
     def __init__(self, websocket: "WebSocket") -> None:
         self.websocket = websocket
-        self.connection_id = uuid4().hex
-        self.user_id: str | None = None
+        self._connection_id = uuid4().hex
         self.connected_at = datetime.now(UTC)
         self.metadata: dict[str, Any] = {}
+        self._user_id: str | None = None  # set by the manager's connect
         self._rooms: set[str] = set()  # written by the registry alone
         self._phase = Phase.NEW  # written by the manager alone
         self._owner: Owner | None = None  # set by the manager's connect
@@ -130,6 +128,16 @@ class Connection:
     def __repr__(self) -> str:
         user = f" user={self.user_id!r}" if self.user_id is not None else ""
         return f"<Connection {self.connection_id}{user} {self._phase.value} rooms={len(self._rooms)}>"
+
+    @property
+    def connection_id(self) -> str:
+        """The id of this connection, unique across processes."""
+        return self._connection_id
+
+    @property
+    def user_id(self) -> str | None:
+        """The identity that the app gave at connect, or None; it never changes."""
+        return self._user_id
 
     @property
     def rooms(self) -> AbstractSet[str]:

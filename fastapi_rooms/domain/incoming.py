@@ -4,8 +4,9 @@ from functools import lru_cache
 from types import UnionType
 from typing import Annotated, Any, NewType, Union, get_args, get_origin
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
+from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.messages import Message, encode
 
 MAX_ERRORS = 10
@@ -32,7 +33,7 @@ class Decoder:
     def __init__(self, message_type: Any) -> None:
         self._kinds = frozenset(_plain_kinds(message_type))  # empty: JSON
         plain = message_type is str or message_type is bytes
-        self._adapter: TypeAdapter[Any] | None = None if plain else TypeAdapter(message_type)  # None: nothing to check
+        self._adapter: TypeAdapter[Any] | None = None if plain else _adapter(message_type)  # None: nothing to check
 
     def decode(self, payload: str | bytes) -> Any:
         """Return the value.
@@ -47,22 +48,40 @@ class Decoder:
         if self._adapter is None:
             return payload
         try:
-            return self._adapter.validate_python(payload) if self._kinds else self._adapter.validate_json(payload)
+            # Strict: in a union of the two, bytes must not become a text, nor a text bytes.
+            if self._kinds:
+                return self._adapter.validate_python(payload, strict=True)
+            return self._adapter.validate_json(payload)
         except ValidationError as error:
             raise InvalidMessageError(_report(error)) from None
 
 
 @lru_cache(maxsize=256)
-def _cached_decoder(message_type: Any) -> Decoder:
+def _cached_decoder(message_type: Any, _spelling: str) -> Decoder:
+    # Unions are equal whatever their order, but the order decides what a value becomes: the spelling tells them apart.
     return Decoder(message_type)
 
 
 def decoder_for(message_type: Any) -> Decoder:
-    """Return the decoder of a type; most are built once, since many connections take the same type."""
+    """Return the decoder of a type; most are built once, since many connections take the same type.
+
+    Raises:
+        ConfigurationError: pydantic does not know the type.
+    """
     try:
-        return _cached_decoder(message_type)
-    except TypeError:  # not hashable, such as Annotated with a mutable mark
+        hash(message_type)
+    except TypeError:  # such as Annotated with a mutable mark
         return Decoder(message_type)
+    return _cached_decoder(message_type, repr(message_type))
+
+
+def _adapter(message_type: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(message_type)
+    except PydanticUserError as error:
+        raise ConfigurationError(
+            f"messages cannot be validated as {message_type!r}: {error}. Take str, bytes or a type that pydantic knows"
+        ) from error
 
 
 def _plain_kinds(message_type: Any) -> set[type]:

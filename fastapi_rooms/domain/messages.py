@@ -207,7 +207,7 @@ def is_control(payload: str | bytes) -> MessageType | None:
     """Return PING or PONG if the payload is such an application message, else None."""
     try:
         value = from_json(payload)
-    except ValueError:
+    except (ValueError, TypeError):  # TypeError: older pydantic-core does not take a lone surrogate for a str
         return None
     kind = value.get("type") if isinstance(value, Mapping) else None
     return MessageType(kind) if kind in ("ping", "pong") else None

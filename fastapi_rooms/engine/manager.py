@@ -119,7 +119,7 @@ class ConnectionManager:
         if connection._owner not in (None, self):
             raise ConfigurationError("this WebSocket is connected to another manager: use one manager for a socket")
         if connection._phase is Phase.NEW:
-            connection.user_id = user_id
+            connection._user_id = user_id
             connection.metadata.update(metadata or {})
             await self._open(connection, room, lambda: accept(websocket, subprotocol, headers))
             return connection
