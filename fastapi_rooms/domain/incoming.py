@@ -68,6 +68,8 @@ def decoder_for(message_type: Any) -> Decoder:
     Raises:
         ConfigurationError: pydantic does not know the type.
     """
+    if isinstance(message_type, Decoder):
+        return message_type
     try:
         hash(message_type)
     except TypeError:  # such as Annotated with a mutable mark

@@ -45,6 +45,11 @@ class Flusher:
         self._watched.add(outbox)
         self._set_timer()
 
+    def unwatch_if_settled(self, outbox: Outbox) -> None:
+        """Stop looking at an outbox that has ended and left nothing behind."""
+        if outbox.is_settled():
+            self._watched.discard(outbox)
+
     async def settle(self, seconds: float) -> None:
         """Wait until every watched outbox is settled or stalled, at most `seconds`; abort the rest. Leaves no task."""
         loop = asyncio.get_running_loop()

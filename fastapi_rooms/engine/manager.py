@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from starlette.websockets import WebSocket
 
@@ -68,6 +68,8 @@ class ConnectionManager:
     @property
     def active_rooms(self) -> list[str]:
         """The rooms that have members on this node."""
+        if not self._opening:
+            return list(self._registry.rooms())
         return [room for room in self._registry.rooms() if self._visible(self._registry.members(room))]
 
     @property
@@ -236,12 +238,15 @@ class ConnectionManager:
 
     # Receiving
 
-    def messages(self, connection: Connection, message_type: type[T]) -> AsyncIterator[T]:
-        """Iterate over what a client sends. See `Connection.messages`."""
-        return self.received(connection, decoder_for(message_type))
+    @overload
+    def messages(self, connection: Connection, message_type: type[T]) -> AsyncIterator[T]: ...
 
-    def received(self, connection: Connection, decoder: Decoder) -> Received:
-        """Iterate over what a client sends, with a decoder that was built before."""
+    @overload
+    def messages(self, connection: Connection, message_type: Decoder) -> AsyncIterator[Any]: ...
+
+    def messages(self, connection: Connection, message_type: Any) -> AsyncIterator[Any]:
+        """Iterate over what a client sends; takes a decoder that was built before, too. See `Connection.messages`."""
+        decoder = decoder_for(message_type)
         return Received(connection, self.reader(connection), decoder, self.settings, self._counters)
 
     def reader(self, connection: Connection) -> Reader:
@@ -285,6 +290,7 @@ class ConnectionManager:
             await answer_handshake()
         except BaseException:
             self._end(connection, Phase.GONE, None)
+            outbox.abort()
             raise
         if self._opened(connection):
             connection._phase = Phase.OPEN
@@ -318,6 +324,7 @@ class ConnectionManager:
     def _on_end(self, outbox: Outbox) -> None:
         """Nothing can be written any more: the close frame is out, or the peer was found gone."""
         connection = outbox.connection
+        self._flusher.unwatch_if_settled(outbox)
         if self._registry.remove(connection) is None:
             self._end_reading(connection)
         else:

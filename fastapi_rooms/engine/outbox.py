@@ -31,6 +31,8 @@ class Outbox:
         "_counters",
         "_done",
         "_flusher",
+        "_in_flight",
+        "_is_writing",
         "_on_end",
         "_queue",
         "_queued_bytes",
@@ -66,7 +68,9 @@ class Outbox:
         self._close: Close | None = None  # the frame that follows the queue, once `close` was called
         self._scheduled = False  # the flusher will call `flush` at the end of this tick
         self._sealed = False  # no more offers
-        self._task: asyncio.Task[None] | None = None  # writes while the wire cannot write now; owned by the flusher
+        self._in_flight = 0  # messages that were taken from the queue and passed to a write that has not returned
+        self._is_writing = False  # `_write_rest` is at work, since the wire could not write at once
+        self._task: asyncio.Task[None] | None = None  # the last that ran `_write_rest`; owned by the flusher
         self._space: asyncio.Event | None = None  # made by the first `wait_for_space`; set when the queue is written
         self._done: asyncio.Event | None = None  # made by the first `wait_until_done`; set with `is_done`
         self._taken = 0  # the wire's `taken` when it last moved
@@ -115,8 +119,8 @@ class Outbox:
 
         For a producer that can be slowed down, such as a streamed answer. Broadcasts never wait.
         """
-        if (
-            self._task is None
+        if self.is_done or (
+            not self._is_writing
             and len(self._queue) <= self._settings.outbox_messages // 2
             and self._queued_bytes <= self._settings.outbox_bytes // 2
         ):
@@ -148,7 +152,7 @@ class Outbox:
         self._sealed = True
         self._close = close
         if self._wire is None and close is None:
-            self._end()
+            self._lose_peer()
         else:
             self.flush()
 
@@ -171,12 +175,13 @@ class Outbox:
         wire = self._wire
         if wire is None or self.is_done:
             return
-        if self._task is not None:
+        if self._is_writing:
             self._judge()
             return
         if wire.is_gone() or not self._write_now(wire):
             self._lose_peer()
         elif self._queue or self._close:
+            self._is_writing = True
             self._task = self._flusher.start(self._write_rest(wire))
         else:
             self._announce_space()
@@ -190,6 +195,7 @@ class Outbox:
         try:
             while self._queue and wire.is_writable():
                 wire.write_now(self._take(wire.batch_bytes))
+                self._in_flight = 0
         except Exception as error:  # noqa: BLE001 - whatever a transport raises: it must not stop the other outboxes
             logger.debug("a connection went while it was written to: %r", error)
             return False
@@ -200,17 +206,20 @@ class Outbox:
         """Write the queue as the peer takes it, then the close frame."""
         try:
             while self._queue:
-                await wire.write(self._take(wire.batch_bytes))
+                batch = self._take(wire.batch_bytes)
                 self._judge()
+                await wire.write(batch)
+                self._in_flight = 0
+            self.is_over = False
             self._announce_space()
             if self._close is not None:
                 await wire.close(self._close)
         except Exception as error:  # noqa: BLE001 - whatever a server raises: this socket cannot be written any more
             logger.debug("a connection went while it was written to: %r", error)
-            self._task = None
+            self._is_writing = False
             self._lose_peer()
         else:
-            self._task = None
+            self._is_writing = False
             if self._sealed:
                 self._end()
 
@@ -218,6 +227,7 @@ class Outbox:
         """Take messages of about `size` bytes from the queue, at least one."""
         if self._queued_bytes <= size:
             batch, self._queue, self._queued_bytes = self._queue, [], 0
+            self._in_flight = len(batch)
             return batch
         count = 0
         for message in self._queue:
@@ -228,6 +238,7 @@ class Outbox:
             count += 1
         batch = self._queue[:count]
         del self._queue[:count]
+        self._in_flight = count
         return batch
 
     def _judge(self) -> None:
@@ -242,7 +253,8 @@ class Outbox:
         self._end()
 
     def _drop_queue(self) -> None:
-        self._counters.lost_messages += len(self._queue)
+        self._counters.lost_messages += len(self._queue) + self._in_flight
+        self._in_flight = 0
         self._queue = []
         self._queued_bytes = 0
 
@@ -262,7 +274,7 @@ class Outbox:
 
     def notice_end(self) -> None:
         """End if the peer went and nothing was written since, so that nobody else has noticed."""
-        if not self.is_done and self._task is None and self._wire is not None and self._wire.is_gone():
+        if not self.is_done and not self._is_writing and self._wire is not None and self._wire.is_gone():
             self._lose_peer()
 
     def is_settled(self) -> bool:
@@ -272,7 +284,7 @@ class Outbox:
     def is_stalled(self, now: float) -> bool:
         """Return whether bytes have waited for `send_timeout` and the peer took none of them."""
         wire = self._wire
-        if wire is None or not (self._task is not None or self._queue or wire.buffered()):
+        if wire is None or not (self._is_writing or self._queue or wire.buffered()):
             self._stalled_since = None
             return False
         taken = wire.taken()

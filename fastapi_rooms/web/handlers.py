@@ -1,7 +1,7 @@
 """Calling a user's handler: once per message, or once for the whole session."""
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -33,8 +33,7 @@ class Handler:
         if self._message_parameter is None:
             await self._call(connection, manager, values)
             return
-        messages: AsyncIterator[Any] = manager.received(connection, self._decoder)
-        async for message in messages:
+        async for message in manager.messages(connection, self._decoder):
             await self._call(connection, manager, {**values, self._message_parameter: message})
 
     async def _call(self, connection: Connection, manager: ConnectionManager, values: dict[str, Any]) -> None:
