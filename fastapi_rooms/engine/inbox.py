@@ -8,7 +8,7 @@ Payload = str | bytes
 
 
 class Inbox:
-    """A queue with one producer and one consumer. `put` never waits: the producer asks `is_full` and waits for room."""
+    """A queue with one producer and one consumer. `put` never waits: the producer asks `is_full`, then waits."""
 
     __slots__ = ("_consumer", "_producer", "_queue", "_queued_bytes", "_settings", "has_ended")
 
@@ -18,7 +18,7 @@ class Inbox:
         self._queued_bytes = 0
         self.has_ended = False  # nothing more will be put; written by `end`
         self._consumer: asyncio.Future[None] | None = None  # waits for a payload
-        self._producer: asyncio.Future[None] | None = None  # waits for room
+        self._producer: asyncio.Future[None] | None = None  # waits for space
 
     @property
     def is_full(self) -> bool:
@@ -45,7 +45,7 @@ class Inbox:
         _wake(self._producer)
         return payload
 
-    async def room(self) -> None:
+    async def space(self) -> None:
         """Wait until the inbox is not full, or has ended."""
         while self.is_full and not self.has_ended:
             self._producer = asyncio.get_running_loop().create_future()

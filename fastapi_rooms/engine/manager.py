@@ -245,19 +245,23 @@ class ConnectionManager:
     def messages(self, connection: Connection, message_type: Decoder) -> AsyncIterator[Any]: ...
 
     def messages(self, connection: Connection, message_type: Any) -> AsyncIterator[Any]:
-        """Iterate over what a client sends; takes a decoder that was built before, too. See `Connection.messages`."""
-        decoder = decoder_for(message_type)
-        return Received(connection, self.reader(connection), decoder, self.settings, self._counters)
+        """Iterate over what a client sends. See `Connection.messages`.
+
+        Given a decoder in place of a type, whoever waits for the next message reads by itself, and is to be cancelled
+        when the connection ends: for `ws_route` alone.
+        """
+        reader = self.reader(connection)
+        if not isinstance(message_type, Decoder):
+            reader.start()
+        return Received(connection, reader, decoder_for(message_type), self.settings, self._counters)
 
     def reader(self, connection: Connection) -> Reader:
-        """Return the reader of a connection, started at the first call. From then on nobody else may receive."""
+        """Return the reader of a connection, made at the first call. Once it reads, nobody else may receive."""
         reader: Reader | None = connection._reader
         if reader is None:
-            reader = connection._reader = Reader(connection, self, self.settings, self._counters)
-            self._reading.add(reader.task)
-            reader.task.add_done_callback(self._reading.discard)
+            reader = connection._reader = Reader(connection, self, self.settings, self._counters, self._reading)
             if connection not in self._registry:
-                self._end_reading(connection)
+                reader.end()
         return reader
 
     # Lifecycle

@@ -2,6 +2,9 @@
 
 So pongs and closes are always seen, which keeps a healthy client connected while its handler works (uvicorn stops
 reading after each message that nobody has taken).
+
+A handler that is called per message and waits for the next one reads by itself: no task, no queue, no hop. When it does
+not come back within the tick in which it got a message, a task takes over and reads on for it, from then on for good.
 """
 
 import asyncio
@@ -19,19 +22,48 @@ logger = logging.getLogger("fastapi_rooms")
 
 
 class Reader:
-    """Moves what the client sends into the inbox, and tells when the client is gone."""
+    """Takes what the client sends, into the inbox or straight to the handler, and tells when the client is gone."""
 
-    __slots__ = ("_connection", "_counters", "_on_end", "_owner", "_settings", "inbox", "is_awaited", "task")
+    __slots__ = (
+        "_connection",
+        "_counters",
+        "_on_end",
+        "_owner",
+        "_settings",
+        "_take_over_is_due",
+        "_tasks",
+        "inbox",
+        "is_awaited",
+        "is_inline",
+        "task",
+    )
 
-    def __init__(self, connection: Connection, owner: Owner, settings: RoomsSettings, counters: Counters) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        owner: Owner,
+        settings: RoomsSettings,
+        counters: Counters,
+        tasks: set[asyncio.Task[None]],
+    ) -> None:
         self.inbox = Inbox(settings)
-        self.is_awaited = False  # somebody waits for the next message; written by `Messages`
+        self.is_awaited = False  # somebody waits for the next message; written by `Received`
+        self.is_inline = False  # that somebody is in `read_inline`
+        self.task: asyncio.Task[None] | None = None  # set by `start`; None: whoever waits reads inline
         self._connection = connection
         self._owner = owner
         self._settings = settings
         self._counters = counters
+        self._tasks = tasks  # the manager's, which ends what is left
         self._on_end: Callable[[], object] | None = None  # set by `call_at_end`
-        self.task = asyncio.get_running_loop().create_task(self._read(), name="fastapi_rooms reader")
+        self._take_over_is_due = False  # `_take_over` runs at the end of this tick
+
+    def start(self) -> None:
+        """Read in a task from now on; does nothing if one reads already, or somebody inline."""
+        if self.task is None and not self.is_inline and not self.inbox.has_ended:
+            self.task = asyncio.get_running_loop().create_task(self._read(), name="fastapi_rooms reader")
+            self._tasks.add(self.task)
+            self.task.add_done_callback(self._tasks.discard)
 
     def call_at_end(self, callback: Callable[[], object] | None) -> None:
         """Call back when the client is gone or was closed, at once if that has happened; None: nobody."""
@@ -45,43 +77,75 @@ class Reader:
 
     def stop(self) -> None:
         """Stop reading; does nothing from within the reader, which is at its end then."""
-        if self.task is not asyncio.current_task():
+        if self.task is not None and self.task is not asyncio.current_task():
             self.task.cancel()
+
+    async def read_inline(self) -> Payload | None:
+        """Receive the next payload in the task of the handler that waits for it; None when the client is gone."""
+        self.is_inline = True
+        try:
+            payload = _payload(await self._connection.websocket.receive())
+        except Exception as error:  # noqa: BLE001 - whatever a server raises
+            await self._fail(error)
+            payload = None
+        finally:
+            self.is_inline = False
+        if payload is None or await self._admit(payload) is None:
+            self._leave()
+            return None
+        if not self._take_over_is_due:
+            self._take_over_is_due = True
+            asyncio.get_running_loop().call_soon(self._take_over)
+        return payload
+
+    def _take_over(self) -> None:
+        self._take_over_is_due = False
+        self.start()
 
     async def _read(self) -> None:
         receive = self._connection.websocket.receive
         try:
             # Each frame of a coroutine that waits costs memory in every connection: `receive` is called right here.
             while (payload := _payload(await receive())) is not None:
-                size = _size(payload)
-                if size > self._settings.max_message_bytes:
-                    self._counters.oversized_messages += 1
-                    await self._owner.close(
-                        self._connection,
-                        CloseCode.TOO_BIG,
-                        f"a message may have {self._settings.max_message_bytes} bytes",
-                    )
+                size = await self._admit(payload)
+                if size is None:
                     return
                 self.inbox.put(payload, size)
-                if self.inbox.is_full and not await self._wait_for_room():
+                if self.inbox.is_full and not await self._wait_for_space():
                     return
-        except Exception:
-            logger.exception("the reader of %r failed: closed with 1011", self._connection)
-            await self._owner.close(self._connection, CloseCode.INTERNAL_ERROR)
+        except Exception as error:  # noqa: BLE001 - whatever a server raises
+            await self._fail(error)
         finally:
-            self._end(discard=False)
-            self._owner.disconnect(self._connection)
+            self._leave()
 
-    async def _wait_for_room(self) -> bool:
+    async def _admit(self, payload: Payload) -> int | None:
+        """Return the size of a payload in bytes; None if it is too large, which closes the connection."""
+        size = _size(payload)
+        limit = self._settings.max_message_bytes
+        if size <= limit:
+            return size
+        self._counters.oversized_messages += 1
+        await self._owner.close(self._connection, CloseCode.TOO_BIG, f"a message may have {limit} bytes")
+        return None
+
+    async def _wait_for_space(self) -> bool:
         try:
             async with asyncio.timeout(self._settings.inbox_timeout):
-                await self.inbox.room()
+                await self.inbox.space()
         except TimeoutError:
             self._counters.full_inboxes += 1
             logger.info("%r sent faster than its handler works: closed with 1013", self._connection)
             await self._owner.close(self._connection, CloseCode.TRY_AGAIN_LATER, "too many messages are waiting")
             return False
         return True
+
+    async def _fail(self, error: Exception) -> None:
+        logger.error("the reader of %r failed: closed with 1011", self._connection, exc_info=error)
+        await self._owner.close(self._connection, CloseCode.INTERNAL_ERROR)
+
+    def _leave(self) -> None:
+        self._end(discard=False)
+        self._owner.disconnect(self._connection)
 
     def _end(self, *, discard: bool) -> None:
         if self.inbox.has_ended:

@@ -37,7 +37,13 @@ class Received(AsyncIterator[Any]):
             )
         reader.is_awaited = True
         try:
-            while (payload := await reader.inbox.get()) is not None:
+            while True:
+                # Spelt out here: each frame of a coroutine that waits costs memory in every connection.
+                payload = (
+                    await reader.inbox.get() if reader.task or reader.inbox.has_ended else await reader.read_inline()
+                )
+                if payload is None:
+                    break
                 try:
                     value = self._decoder.decode(payload)
                 except InvalidMessageError as error:

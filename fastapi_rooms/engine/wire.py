@@ -101,7 +101,8 @@ class AsgiWire:
     async def write(self, messages: Sequence[Message]) -> None:
         """Send one event per message."""
         for message in messages:
-            await self._websocket.send(message.asgi())
+            # A copy, since the next server or middleware may change the event, and the message is everybody's.
+            await self._websocket.send(message.asgi().copy())
             self._written += message.size
 
     async def close(self, close: Close) -> None:

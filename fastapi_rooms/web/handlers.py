@@ -31,6 +31,7 @@ class Handler:
     async def run(self, connection: Connection, manager: ConnectionManager, values: dict[str, Any]) -> None:
         """Serve a connection until the client is gone or the handler returns or raises."""
         if self._message_parameter is None:
+            manager.reader(connection).start()
             await self._call(connection, manager, values)
             return
         async for message in manager.messages(connection, self._decoder):

@@ -18,9 +18,13 @@ async def serve(
     """Serve a client that was accepted. One frame on purpose: each that waits costs memory in every connection."""
     loop = asyncio.get_running_loop()
     reader = manager.reader(connection)
-    # When the client goes, a handler that waits for messages ends by itself; a busy one may go on for the grace time.
     attendance = asyncio.timeout(None)
-    reader.call_at_end(lambda: attendance.reschedule(loop.time() + manager.settings.disconnect_grace))
+
+    def on_end() -> None:
+        # Nothing of a handler runs while its next message is read inline; a busy one may go on for the grace time.
+        attendance.reschedule(loop.time() + (0 if reader.is_inline else manager.settings.disconnect_grace))
+
+    reader.call_at_end(on_end)
     try:
         try:
             async with attendance:
