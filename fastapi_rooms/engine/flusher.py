@@ -1,10 +1,14 @@
 """The writing side of a node: flushes outboxes at the end of the tick, and aborts those that stall."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any
 
 from fastapi_rooms.engine.outbox import Outbox
+
+logger = logging.getLogger("fastapi_rooms")
 
 MIN_SWEEP_SECONDS = 0.02
 
@@ -18,6 +22,7 @@ class Flusher:
     def __init__(self, send_timeout: float, on_stall: Callable[[Outbox], object]) -> None:
         self._sweep_seconds = max(MIN_SWEEP_SECONDS, send_timeout / 4)
         self._on_stall = on_stall
+        self._context = Context()  # an empty one: a node outlives the request that happened to be first
         self._dirty: list[Outbox] = []
         self._flush_loop: asyncio.AbstractEventLoop | None = None  # where the end-of-tick call is due; None: not due
         self._tasks: set[asyncio.Task[None]] = set()
@@ -30,73 +35,91 @@ class Flusher:
         loop = asyncio.get_running_loop()
         if self._flush_loop is not loop:
             self._flush_loop = loop
-            loop.call_soon(self._flush)
+            loop.call_soon(self._flush, context=self._context)
         self._dirty.append(outbox)
 
     def start(self, writing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run what a blocked outbox has to do, and keep it until it ends."""
-        task = asyncio.get_running_loop().create_task(writing, name="fastapi_rooms outbox")
+        task = asyncio.get_running_loop().create_task(writing, name="fastapi_rooms outbox", context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     def watch(self, outbox: Outbox) -> None:
-        """Look at the outbox now and then until it is settled, and report it when it stalls."""
+        """Look at the outbox now and then until its socket is gone, and report it when it stalls."""
         self._watched.add(outbox)
         self._set_timer()
 
-    def unwatch_if_settled(self, outbox: Outbox) -> None:
-        """Stop looking at an outbox that has ended and left nothing behind."""
-        if outbox.is_settled():
+    def unwatch_if_left(self, outbox: Outbox) -> None:
+        """Stop looking at an outbox whose socket is gone."""
+        if outbox.has_left():
             self._watched.discard(outbox)
 
     async def settle(self, seconds: float) -> None:
-        """Wait until every watched outbox is settled or stalled, at most `seconds`; abort the rest. Leaves no task."""
+        """Wait until every watched outbox is written or stalled, at most `seconds`; abort the rest. Leaves no task."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         pause = 0.0
-        while not self._sweep() and loop.time() < deadline:
+        while not all(outbox.is_written() for outbox in self._watched) and loop.time() < deadline:
             await asyncio.sleep(pause)  # a transport tells nobody when its buffer is empty
             pause = MIN_SWEEP_SECONDS
+            self._sweep()
         for outbox in list(self._watched):
-            outbox.abort()
+            if not outbox.is_written():
+                outbox.abort()
         self._watched.clear()
         self._stop_timer()
-        while self._tasks:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait(self._tasks)
+        await end_tasks(self._tasks)
 
     def _flush(self) -> None:
         self._flush_loop = None
         dirty, self._dirty = self._dirty, []
         for outbox in dirty:
-            outbox.flush()
+            try:
+                outbox.flush()
+            except Exception:  # whatever it is, the other outboxes must be flushed
+                logger.exception("the outbox of %r failed", outbox.connection)
 
-    def _sweep(self) -> bool:
-        """Notice who is gone, abort what stalls, forget what is settled; return whether nothing is left to watch."""
+    def _sweep(self) -> None:
+        """Notice who is gone, abort what stalls, forget whose socket is gone."""
         now = asyncio.get_running_loop().time()
         for outbox in list(self._watched):
-            outbox.notice_end()
-            if outbox.is_settled():
+            try:
+                self._look_at(outbox, now)
+            except Exception:  # whatever it is, the other outboxes must be looked at
                 self._watched.discard(outbox)
-            elif outbox.is_stalled(now):
-                self._watched.discard(outbox)
-                self._on_stall(outbox)
-        return not self._watched
+                logger.exception("the outbox of %r failed", outbox.connection)
+
+    def _look_at(self, outbox: Outbox, now: float) -> None:
+        outbox.notice_end()
+        if outbox.has_left():
+            self._watched.discard(outbox)
+        elif outbox.is_stalled(now):
+            self._watched.discard(outbox)
+            self._on_stall(outbox)
 
     def _on_timer(self) -> None:
         self._timer = None
-        if not self._sweep():
+        self._sweep()
+        if self._watched:
             self._set_timer()
 
     def _set_timer(self) -> None:
         loop = asyncio.get_running_loop()
         if self._timer is None or self._timer_loop is not loop:
             self._timer_loop = loop
-            self._timer = loop.call_later(self._sweep_seconds, self._on_timer)
+            self._timer = loop.call_later(self._sweep_seconds, self._on_timer, context=self._context)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+async def end_tasks(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for their end, again and again if they do not obey; tasks of other loops are left alone."""
+    loop = asyncio.get_running_loop()
+    while here := [task for task in tasks if task.get_loop() is loop and not task.done()]:
+        for task in here:
+            task.cancel()
+        await asyncio.wait(here)

@@ -17,9 +17,9 @@ from fastapi_rooms.domain.incoming import Decoder, decoder_for
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
 from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.settings import RoomsSettings
-from fastapi_rooms.engine.flusher import Flusher
+from fastapi_rooms.engine.flusher import Flusher, end_tasks
 from fastapi_rooms.engine.handshake import accept
-from fastapi_rooms.engine.outbox import Outbox
+from fastapi_rooms.engine.outbox import ENDED, Outbox
 from fastapi_rooms.engine.reader import Reader
 from fastapi_rooms.engine.received import Received
 from fastapi_rooms.engine.targets import SCOPE_KEY, Excluded, Target, connection_of, ids
@@ -142,6 +142,9 @@ class ConnectionManager:
         if connection is None or connection._owner is not self or connection._phase is Phase.GONE:
             return None
         self._end(connection, Phase.GONE, None)
+        # No cycle keeps it, and the server's protocol object with it, until the garbage collector comes.
+        connection.websocket.scope.pop(SCOPE_KEY, None)
+        connection._reader = None
         return connection
 
     async def join_room(self, websocket: Target, room: str) -> bool:
@@ -273,10 +276,7 @@ class ConnectionManager:
         """
         await self._close_all(self._registry.all(), Close(CloseCode.SERVICE_RESTART))
         await self._flusher.settle(self.settings.send_timeout)
-        while self._reading:
-            for task in self._reading:
-                task.cancel()
-            await asyncio.wait(self._reading)
+        await end_tasks(self._reading)
 
     # Opening and ending
 
@@ -287,6 +287,7 @@ class ConnectionManager:
         outbox = Outbox(connection, self.settings, self._counters, self._flusher, self._on_end)
         connection._owner, connection._outbox, connection._phase = self, outbox, Phase.OPENING
         self._opening[connection] = asyncio.get_running_loop().create_future()
+        self._flusher.watch(outbox)
         self._registry.add(connection)
         if room is not None:
             self._registry.join(connection, room)
@@ -299,7 +300,6 @@ class ConnectionManager:
         if self._opened(connection):
             connection._phase = Phase.OPEN
             connection.connected_at = datetime.now(UTC)
-        self._flusher.watch(outbox)
         outbox.open(choose_wire(connection.websocket, self.settings.wire))
 
     def _opened(self, connection: Connection) -> bool:
@@ -328,7 +328,8 @@ class ConnectionManager:
     def _on_end(self, outbox: Outbox) -> None:
         """Nothing can be written any more: the close frame is out, or the peer was found gone."""
         connection = outbox.connection
-        self._flusher.unwatch_if_settled(outbox)
+        connection._outbox = ENDED
+        self._flusher.unwatch_if_left(outbox)
         if self._registry.remove(connection) is None:
             self._end_reading(connection)
         else:

@@ -2,8 +2,8 @@
 
 Frames offered within one tick of the event loop leave together at its end, in one write where the wire can. Limits are
 judged only after a write was tried and the peer did not take it all: however much is offered within one tick, a healthy
-peer is not taken for a slow one. So the bound on memory is the limit plus what one tick offered, and messages are
-shared between outboxes.
+peer is not taken for a slow one. What is left of such a burst is an allowance on top of the limits until it is written.
+So the bound on memory is the limit plus what single ticks offered, and messages are shared between outboxes.
 """
 
 import asyncio
@@ -27,6 +27,8 @@ class Outbox:
     """A bounded queue of messages and, at most once, a close behind them."""
 
     __slots__ = (
+        "_allowed_bytes",
+        "_allowed_messages",
         "_close",
         "_counters",
         "_done",
@@ -68,6 +70,8 @@ class Outbox:
         self._close: Close | None = None  # the frame that follows the queue, once `close` was called
         self._scheduled = False  # the flusher will call `flush` at the end of this tick
         self._sealed = False  # no more offers
+        self._allowed_messages = 0  # of a burst, still queued: not counted against the limits
+        self._allowed_bytes = 0
         self._in_flight = 0  # messages that were taken from the queue and passed to a write that has not returned
         self._is_writing = False  # `_write_rest` is at work, since the wire could not write at once
         self._task: asyncio.Task[None] | None = None  # the last that ran `_write_rest`; owned by the flusher
@@ -112,6 +116,7 @@ class Outbox:
             self._queued_bytes -= oldest.size
             dropped += 1
         del self._queue[:dropped]
+        self._allowed_messages = self._allowed_bytes = 0
         self._counters.lost_messages += dropped
 
     async def wait_for_space(self) -> None:
@@ -181,6 +186,7 @@ class Outbox:
         if wire.is_gone() or not self._write_now(wire):
             self._lose_peer()
         elif self._queue or self._close:
+            self._allowed_messages, self._allowed_bytes = len(self._queue), self._queued_bytes
             self._is_writing = True
             self._task = self._flusher.start(self._write_rest(wire))
         else:
@@ -196,32 +202,42 @@ class Outbox:
             while self._queue and wire.is_writable():
                 wire.write_now(self._take(wire.batch_bytes))
                 self._in_flight = 0
+                if wire.is_gone():
+                    return False
         except Exception as error:  # noqa: BLE001 - whatever a transport raises: it must not stop the other outboxes
             logger.debug("a connection went while it was written to: %r", error)
             return False
-        self._judge()
         return True
 
     async def _write_rest(self, wire: Wire) -> None:
         """Write the queue as the peer takes it, then the close frame."""
         try:
-            while self._queue:
-                batch = self._take(wire.batch_bytes)
-                self._judge()
-                await wire.write(batch)
-                self._in_flight = 0
-            self.is_over = False
-            self._announce_space()
-            if self._close is not None:
+            is_here = await self._write_queue(wire)
+            if is_here and self._close is not None:
                 await wire.close(self._close)
         except Exception as error:  # noqa: BLE001 - whatever a server raises: this socket cannot be written any more
             logger.debug("a connection went while it was written to: %r", error)
-            self._is_writing = False
+            is_here = False
+        self._is_writing = False
+        if not is_here:
             self._lose_peer()
-        else:
-            self._is_writing = False
-            if self._sealed:
-                self._end()
+        elif self._sealed:
+            self._end()
+
+    async def _write_queue(self, wire: Wire) -> bool:
+        """Write until nothing is queued; return False if the peer went meanwhile."""
+        while self._queue:
+            if wire.is_gone():
+                return False
+            batch = self._take(wire.batch_bytes)
+            self._allowed_messages = max(0, self._allowed_messages - len(batch))
+            self._allowed_bytes = max(0, self._allowed_bytes - sum(message.size for message in batch))
+            self._judge()
+            await wire.write(batch)
+            self._in_flight = 0
+        self.is_over = False
+        self._announce_space()
+        return True
 
     def _take(self, size: int) -> list[Message]:
         """Take messages of about `size` bytes from the queue, at least one."""
@@ -243,7 +259,8 @@ class Outbox:
 
     def _judge(self) -> None:
         self.is_over = (
-            len(self._queue) > self._settings.outbox_messages or self._queued_bytes > self._settings.outbox_bytes
+            len(self._queue) > self._settings.outbox_messages + self._allowed_messages
+            or self._queued_bytes > self._settings.outbox_bytes + self._allowed_bytes
         )
 
     def _lose_peer(self) -> None:
@@ -277,9 +294,13 @@ class Outbox:
         if not self.is_done and not self._is_writing and self._wire is not None and self._wire.is_gone():
             self._lose_peer()
 
-    def is_settled(self) -> bool:
+    def is_written(self) -> bool:
         """Return whether nothing waits any more, neither here nor in the server's buffer."""
         return self.is_done and (self._wire is None or not self._wire.buffered())
+
+    def has_left(self) -> bool:
+        """Return whether the server is done with the socket too: until then a peer can fill its buffer with pongs."""
+        return self.is_done and (self._wire is None or self._wire.has_left())
 
     def is_stalled(self, now: float) -> bool:
         """Return whether bytes have waited for `send_timeout` and the peer took none of them."""
@@ -293,3 +314,23 @@ class Outbox:
             self._taken = taken
             return False
         return now - self._stalled_since >= self._settings.send_timeout
+
+
+class _Ended:
+    """What a connection has in place of an outbox that is done, so that the outbox can be freed."""
+
+    def offer(self, message: Message) -> Verdict:  # noqa: ARG002
+        return Verdict.GONE
+
+    def close(self, close: Close | None) -> None:
+        """Do nothing: it is closed."""
+
+    async def wait_for_space(self) -> None:
+        """Return: nobody will write any more."""
+
+    async def wait_until_done(self) -> None:
+        """Return: it is done."""
+
+
+ENDED = _Ended()
+"""The outbox of every connection that has ended."""

@@ -90,7 +90,7 @@ class Reader:
             payload = None
         finally:
             self.is_inline = False
-        if payload is None or await self._admit(payload) is None:
+        if payload is None or self.inbox.has_ended or await self._admit(payload) is None:
             self._leave()
             return None
         if not self._take_over_is_due:

@@ -16,7 +16,7 @@ from typing import Protocol, TypeGuard
 from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.messages import Close, Message
-from fastapi_rooms.engine.wire import Transport
+from fastapi_rooms.engine.wire import Progress, Transport, buffer_size
 
 MODULE = "uvicorn.protocols.websockets.websockets_sansio_impl"
 NAME = "WebSocketsSansIOProtocol"
@@ -46,7 +46,7 @@ def is_known_protocol(protocol: object) -> TypeGuard[UvicornProtocol]:
 class UvicornWire:
     """Writes frames to the transport below uvicorn's protocol."""
 
-    __slots__ = ("_protocol", "_transport", "_websocket", "_written")
+    __slots__ = ("_progress", "_protocol", "_transport", "_websocket")
 
     batch_bytes = 64 * 1024  # the transport's high-water mark: more would only lie in its buffer
 
@@ -54,7 +54,7 @@ class UvicornWire:
         self._websocket = websocket
         self._protocol = protocol
         self._transport = protocol.transport
-        self._written = 0  # bytes passed to the transport
+        self._progress = Progress(protocol.transport)
 
     def is_gone(self) -> bool:
         """Return whether either side has ended the socket, be it behind our back."""
@@ -69,7 +69,7 @@ class UvicornWire:
         """Write all frames with one call."""
         data = messages[0].frame() if len(messages) == 1 else b"".join([message.frame() for message in messages])
         self._transport.write(data)
-        self._written += len(data)
+        self._progress.written += len(data)
 
     async def write(self, messages: Sequence[Message]) -> None:
         """Wait until the transport's buffer is below its mark, then write."""
@@ -89,8 +89,12 @@ class UvicornWire:
 
     def buffered(self) -> int:
         """Return the size of the transport's write buffer."""
-        return self._transport.get_write_buffer_size()
+        return buffer_size(self._transport)
 
     def taken(self) -> int:
-        """Return what was written less what the transport still holds. uvicorn's own pings make it shrink a little."""
-        return self._written - self._transport.get_write_buffer_size()
+        """Return what the peer's kernel has taken."""
+        return self._progress.taken()
+
+    def has_left(self) -> bool:
+        """Return whether the transport is closed and empty."""
+        return self._transport.is_closing() and not buffer_size(self._transport)

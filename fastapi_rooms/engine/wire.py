@@ -3,8 +3,10 @@
 `AsgiWire` works on every server. Chosen once per connection by `engine.wires.choose_wire`.
 """
 
+import socket
+import struct
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from starlette.websockets import WebSocket, WebSocketState
 
@@ -18,6 +20,10 @@ class Transport(Protocol):
         """Drop the buffer and end the socket."""
         ...
 
+    def get_extra_info(self, name: str) -> Any:
+        """Return what lies below, such as the socket."""
+        ...
+
     def get_write_buffer_size(self) -> int:
         """Return the bytes that the kernel has not taken."""
         ...
@@ -29,6 +35,57 @@ class Transport(Protocol):
     def write(self, data: bytes) -> None:
         """Pass bytes to the kernel, or to the buffer if it takes no more."""
         ...
+
+
+_BYTES_ACKED = struct.Struct("=120xQ")  # where Linux's struct tcp_info (linux/tcp.h) has tcpi_bytes_acked
+
+
+def buffer_size(transport: Transport) -> int:
+    """Return the bytes that the kernel has not taken from a transport, 0 once it is closed."""
+    try:
+        return transport.get_write_buffer_size()
+    except AttributeError:
+        return 0  # asyncio's TLS transport forgets what it stood on when it is closed twice, as uvicorn does
+
+
+def acknowledged(transport: Transport) -> int | None:
+    """Return how many bytes the peer's kernel has taken so far; None where nobody tells (not TCP, not Linux).
+
+    The size of the transport's buffer is no measure of progress: it stands still for seconds while a slow peer reads,
+    since the kernel takes more only once a third of its own buffer is free, and others write to the transport, too.
+    """
+    try:
+        descriptor = transport.get_extra_info("socket").fileno()
+        with socket.socket(fileno=socket.dup(descriptor)) as duplicate:
+            info = duplicate.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
+        (acked,) = _BYTES_ACKED.unpack(info)
+    except (AttributeError, OSError, struct.error):
+        return None
+    return int(acked)
+
+
+class Progress:
+    """How much a peer has taken, for those who only want to know whether it grows."""
+
+    __slots__ = ("_held", "_shrunk", "_transport", "written")
+
+    def __init__(self, transport: Transport | None) -> None:
+        self._transport = transport
+        self.written = 0  # bytes passed on; written by the wire
+        self._held = 0  # the size of the transport's buffer when it was last looked at
+        self._shrunk = 0  # by how much it was seen to shrink
+
+    def taken(self) -> int:
+        """Return a number that grows when the peer takes something, and hardly otherwise."""
+        if self._transport is None:
+            return self.written
+        acked = acknowledged(self._transport)
+        if acked is not None:
+            return acked
+        held = buffer_size(self._transport)
+        self._shrunk += max(0, self._held - held)
+        self._held = held
+        return self.written + self._shrunk
 
 
 class Wire(Protocol):
@@ -69,18 +126,22 @@ class Wire(Protocol):
         """Return a number that grows whenever the peer takes something."""
         ...
 
+    def has_left(self) -> bool:
+        """Return whether the server is done with the socket, as far as can be told."""
+        ...
+
 
 class AsgiWire:
     """Writes ASGI events: one await per message, whatever the server."""
 
-    __slots__ = ("_transport", "_websocket", "_written")
+    __slots__ = ("_progress", "_transport", "_websocket")
 
     batch_bytes = 1
 
     def __init__(self, websocket: WebSocket, transport: Transport | None) -> None:
         self._websocket = websocket
         self._transport = transport  # None: out of reach, so there is no abort
-        self._written = 0  # bytes that the server has accepted from us
+        self._progress = Progress(transport)
 
     def is_gone(self) -> bool:
         """Return whether either side has ended the socket."""
@@ -103,7 +164,7 @@ class AsgiWire:
         for message in messages:
             # A copy, since the next server or middleware may change the event, and the message is everybody's.
             await self._websocket.send(message.asgi().copy())
-            self._written += message.size
+            self._progress.written += message.size
 
     async def close(self, close: Close) -> None:
         """Let the server send the close frame and run the closing handshake."""
@@ -118,8 +179,12 @@ class AsgiWire:
 
     def buffered(self) -> int:
         """Return the size of the transport's write buffer if it is within reach."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return 0 if self._transport is None else buffer_size(self._transport)
 
     def taken(self) -> int:
-        """Return what was written less what the transport still holds. uvicorn's own pings make it shrink a little."""
-        return self._written - self.buffered()
+        """Return what the peer's kernel has taken, or else what the server has taken."""
+        return self._progress.taken()
+
+    def has_left(self) -> bool:
+        """Return whether the transport is closed and empty, if it is within reach."""
+        return self._transport is None or (self._transport.is_closing() and not buffer_size(self._transport))

@@ -1,0 +1,153 @@
+"""How a connection ends when its handler has ended, and what becomes of an exception that leaves it.
+
+FastAPI would let its exception handlers answer with an HTTP response, which an accepted WebSocket cannot carry: the
+client would get 1006 and the operator two tracebacks. So the `yield` dependencies are cleaned up here, in FastAPI's
+order, the app's own exception handlers are called here, what they return is dropped, and the client gets a close code.
+An exception that nobody takes goes on to the server, which logs it.
+"""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import WebSocketException
+from starlette.websockets import WebSocket, WebSocketState
+
+from fastapi_rooms.domain.close_codes import CloseCode, check_close
+from fastapi_rooms.domain.connection import Connection
+from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.engine.manager import ConnectionManager
+
+logger = logging.getLogger("fastapi_rooms")
+
+# Where FastAPI keeps the exit stacks of `yield` dependencies, the one that is entered first at the front.
+_STACKS = ("fastapi_inner_astack", "fastapi_function_astack")
+
+# Handlers that FastAPI and Starlette install themselves: all answer with what only an unaccepted socket can carry, so
+# this module stands in for them.
+_DEFAULTS = frozenset({"fastapi.exception_handlers", "starlette.middleware.exceptions"})
+
+ExceptionHandler = Callable[[WebSocket, Exception], Any]
+
+
+async def end_without_error(websocket: WebSocket, manager: ConnectionManager, connection: Connection) -> None:
+    """Close with 1000, then clean up.
+
+    Raises:
+        Exception: What a `yield` dependency raised in its cleanup, if no exception handler takes it.
+    """
+    await close(websocket, manager, connection, CloseCode.NORMAL)
+    raised = await _clean_up(websocket, None)
+    if raised is not None and not await _handle(websocket, raised):
+        raise raised
+
+
+async def end_with_error(
+    websocket: WebSocket, manager: ConnectionManager, connection: Connection, error: Exception
+) -> None:
+    """Close the connection of a handler that raised, after the app's own exception handler has had its say.
+
+    Raises:
+        Exception: The error, or what a `yield` dependency made of it, if no exception handler takes it.
+    """
+    if _is_default(_find_handler(websocket, error)):
+        # Nobody else will close it, so it is closed before the dependencies clean up, as it is without an error.
+        await _close_for(websocket, manager, connection, error)
+    changed = await _clean_up(websocket, error)
+    try:
+        if changed is not None and not await _handle(websocket, changed):
+            raise changed
+    finally:
+        await _close_for(websocket, manager, connection, changed)
+
+
+async def close(
+    websocket: WebSocket, manager: ConnectionManager, connection: Connection, code: int, reason: str = ""
+) -> None:
+    """Close, and wait until the close frame is written or the peer given up."""
+    await manager.close(connection, code, reason)
+    await manager.closed(connection)
+    if WebSocketState.DISCONNECTED in (websocket.application_state, websocket.client_state):
+        return
+    # The handler had the manager forget it, so nobody has closed the socket, and nobody watches it.
+    try:
+        async with asyncio.timeout(manager.settings.send_timeout):
+            await websocket.close(code, reason)
+    except Exception as error:  # noqa: BLE001 - whatever a server raises: the client went, or does not read
+        logger.debug("a connection that was forgotten could not be closed: %r", error)
+
+
+async def _close_for(
+    websocket: WebSocket, manager: ConnectionManager, connection: Connection, error: Exception | None
+) -> None:
+    """Close with the code that fits the error."""
+    code, reason = int(CloseCode.INTERNAL_ERROR), ""
+    if isinstance(error, WebSocketException):
+        try:
+            code, reason = check_close(error.code, error.reason)
+        except ConfigurationError as invalid:
+            logger.error("a WebSocketException was raised with a code that may not be sent: %s", invalid)  # noqa: TRY400
+    await close(websocket, manager, connection, code, reason)
+
+
+async def _clean_up(websocket: WebSocket, error: Exception | None) -> Exception | None:
+    """Let the route's `yield` dependencies see the end now, as FastAPI does when it leaves the endpoint.
+
+    Returns the error, or what they made of it; None if there is none or they swallowed it.
+    """
+    stack = AsyncExitStack()
+    for key in _STACKS:
+        dependencies = websocket.scope.get(key)
+        if isinstance(dependencies, AsyncExitStack):
+            await stack.enter_async_context(dependencies.pop_all())
+    try:
+        if error is None:
+            await stack.aclose()
+            return None
+        swallowed = await stack.__aexit__(type(error), error, error.__traceback__)
+    except Exception as changed:  # noqa: BLE001 - whatever they raise instead takes the place of the error
+        return changed
+    return None if swallowed else error
+
+
+async def _handle(websocket: WebSocket, error: Exception) -> bool:
+    """Call the app's exception handler; return whether there is one, or a default one that we stand in for."""
+    handler = _find_handler(websocket, error)
+    if handler is None:
+        return False
+    if _is_default(handler):
+        if not isinstance(error, WebSocketException):
+            logger.warning(
+                "%s was raised after accept, where it cannot become a response: the client was closed",
+                type(error).__name__,
+            )
+        return True
+    if _is_async(handler):
+        await handler(websocket, error)
+    else:
+        await run_in_threadpool(handler, websocket, error)
+    return True
+
+
+def _find_handler(websocket: WebSocket, error: Exception) -> ExceptionHandler | None:
+    """Return the exception handler for this error, as Starlette would find it."""
+    by_class, by_status = websocket.scope.get("starlette.exception_handlers", ({}, {}))
+    handler: ExceptionHandler | None = by_status.get(getattr(error, "status_code", None))
+    for kind in type(error).__mro__:
+        handler = handler or by_class.get(kind)
+    return handler
+
+
+def _is_default(handler: ExceptionHandler | None) -> bool:
+    return handler is None or getattr(handler, "__module__", None) in _DEFAULTS
+
+
+def _is_async(handler: Any) -> bool:
+    while isinstance(handler, partial):
+        handler = handler.func
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
