@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 from uuid import uuid4
 
 from fastapi_rooms.domain.close_codes import CloseCode
@@ -157,12 +157,20 @@ class Connection:
         """Close with a close frame that follows what was sent before. See `ConnectionManager.close`."""
         await self._owned().close(self, code, reason)
 
-    def messages(self, message_type: type[T]) -> AsyncIterator[T]:
+    @overload
+    def messages(self, message_type: type[T]) -> AsyncIterator[T]: ...
+
+    @overload
+    def messages(self, message_type: Any) -> AsyncIterator[Any]: ...
+
+    def messages(self, message_type: Any) -> AsyncIterator[Any]:
         """Iterate over what the client sends, validated as `message_type`, in order; ends when the client is gone.
 
         `str` yields text frames and `bytes` binary ones as they are; any other type is JSON, validated by pydantic.
         What does not fit is answered with an error frame and skipped; after `max_invalid_messages` in a row the
         client is closed with 1007. A ping that `message_type` does not claim is answered with a pong.
+
+        Type checkers know the type of the messages for classes; for unions and other forms, annotate the variable.
 
         One iterator at a time; from the first on, `websocket.receive…` belongs to the connection's own reader.
 

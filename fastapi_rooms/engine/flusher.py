@@ -11,6 +11,7 @@ from fastapi_rooms.engine.outbox import Outbox
 logger = logging.getLogger("fastapi_rooms")
 
 MIN_SWEEP_SECONDS = 0.02
+MAX_SWEEP_SECONDS = 1.0
 
 
 class Flusher:
@@ -20,7 +21,7 @@ class Flusher:
     """
 
     def __init__(self, send_timeout: float, on_stall: Callable[[Outbox], object]) -> None:
-        self._sweep_seconds = max(MIN_SWEEP_SECONDS, send_timeout / 4)
+        self._sweep_seconds = min(MAX_SWEEP_SECONDS, max(MIN_SWEEP_SECONDS, send_timeout / 4))
         self._on_stall = on_stall
         self._context = Context()  # an empty one: a node outlives the request that happened to be first
         self._dirty: list[Outbox] = []

@@ -15,6 +15,6 @@ async def accept(websocket: WebSocket, subprotocol: str | None, headers: Iterabl
         Exception: Whatever the server raises when the client went meanwhile.
     """
     if WebSocketState.DISCONNECTED in (websocket.application_state, websocket.client_state):
-        raise NotConnectedError("this WebSocket has ended: connect it before it is closed or refused")
+        raise NotConnectedError("this WebSocket has ended: a client that comes again is a new WebSocket")
     if websocket.application_state is WebSocketState.CONNECTING:
         await websocket.accept(subprotocol=subprotocol, headers=headers)

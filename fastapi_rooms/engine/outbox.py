@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("fastapi_rooms")
 
 
+LINGER_SECONDS = 1.0
+"""How long a peer may take nothing of what the server holds for it when the server has closed the socket."""
+
+
 class Outbox:
     """A bounded queue of messages and, at most once, a close behind them."""
 
@@ -303,7 +307,10 @@ class Outbox:
         return self.is_done and (self._wire is None or self._wire.has_left())
 
     def is_stalled(self, now: float) -> bool:
-        """Return whether bytes have waited for `send_timeout` and the peer took none of them."""
+        """Return whether bytes have waited for `send_timeout` and the peer took none of them.
+
+        Less patience is needed once the server has closed the socket: this is all that its shutdown waits for.
+        """
         wire = self._wire
         if wire is None or not (self._is_writing or self._queue or wire.buffered()):
             self._stalled_since = None
@@ -313,7 +320,8 @@ class Outbox:
             self._stalled_since = now
             self._taken = taken
             return False
-        return now - self._stalled_since >= self._settings.send_timeout
+        patience = self._settings.send_timeout
+        return now - self._stalled_since >= (min(LINGER_SECONDS, patience) if wire.is_closing() else patience)
 
 
 class _Ended:

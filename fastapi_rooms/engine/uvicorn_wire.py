@@ -95,6 +95,10 @@ class UvicornWire:
         """Return what the peer's kernel has taken."""
         return self._progress.taken()
 
+    def is_closing(self) -> bool:
+        """Return whether uvicorn has closed the transport."""
+        return self._transport.is_closing()
+
     def has_left(self) -> bool:
         """Return whether the transport is closed and empty."""
         return self._transport.is_closing() and not buffer_size(self._transport)

@@ -20,10 +20,6 @@ class Transport(Protocol):
         """Drop the buffer and end the socket."""
         ...
 
-    def get_extra_info(self, name: str) -> Any:
-        """Return what lies below, such as the socket."""
-        ...
-
     def get_write_buffer_size(self) -> int:
         """Return the bytes that the kernel has not taken."""
         ...
@@ -48,7 +44,7 @@ def buffer_size(transport: Transport) -> int:
         return 0  # asyncio's TLS transport forgets what it stood on when it is closed twice, as uvicorn does
 
 
-def acknowledged(transport: Transport) -> int | None:
+def acknowledged(transport: Any) -> int | None:
     """Return how many bytes the peer's kernel has taken so far; None where nobody tells (not TCP, not Linux).
 
     The size of the transport's buffer is no measure of progress: it stands still for seconds while a slow peer reads,
@@ -126,6 +122,10 @@ class Wire(Protocol):
         """Return a number that grows whenever the peer takes something."""
         ...
 
+    def is_closing(self) -> bool:
+        """Return whether the server has closed its transport, and merely waits for the peer to take what it holds."""
+        ...
+
     def has_left(self) -> bool:
         """Return whether the server is done with the socket, as far as can be told."""
         ...
@@ -148,7 +148,7 @@ class AsgiWire:
         return (
             self._websocket.application_state is not WebSocketState.CONNECTED
             or self._websocket.client_state is WebSocketState.DISCONNECTED
-            or (self._transport is not None and self._transport.is_closing())
+            or self.is_closing()
         )
 
     def is_writable(self) -> bool:
@@ -185,6 +185,10 @@ class AsgiWire:
         """Return what the peer's kernel has taken, or else what the server has taken."""
         return self._progress.taken()
 
+    def is_closing(self) -> bool:
+        """Return whether the transport is closed, False if it is out of reach."""
+        return self._transport is not None and self._transport.is_closing()
+
     def has_left(self) -> bool:
-        """Return whether the transport is closed and empty, if it is within reach."""
+        """Return whether the transport is closed and empty, True if it is out of reach."""
         return self._transport is None or (self._transport.is_closing() and not buffer_size(self._transport))

@@ -1,0 +1,362 @@
+"""Each snippet of the docs does on a real server what its page says."""
+
+import asyncio
+import importlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from live_server import live_server
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+SNIPPETS = Path(__file__).parents[2] / "docs" / "snippets"
+DEADLINE = 5.0
+
+
+class Site:
+    """A snippet that is being served."""
+
+    def __init__(self, address: str, http: httpx.AsyncClient) -> None:
+        self.http = http
+        self._address = address
+
+    def connect(self, path: str, headers: dict[str, str] | None = None, **options: Any) -> connect:
+        return connect(f"ws://{self._address}{path}", additional_headers=headers, **options)
+
+
+@asynccontextmanager
+async def served(module: str) -> AsyncIterator[Site]:
+    app = importlib.import_module(module).app
+    with live_server(app) as address:
+        async with httpx.AsyncClient(base_url=f"http://{address}") as http:
+            yield Site(address, http)
+
+
+async def receive(client: ClientConnection) -> str | bytes:
+    return await asyncio.wait_for(client.recv(), DEADLINE)
+
+
+async def receive_json(client: ClientConnection) -> Any:
+    return json.loads(await receive(client))
+
+
+async def send_json(client: ClientConnection, message: Any) -> None:
+    await client.send(json.dumps(message))
+
+
+async def close_code(client: ClientConnection) -> int | None:
+    try:
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                await client.recv()
+    except ConnectionClosed as closed:
+        return closed.rcvd.code if closed.rcvd else None
+
+
+async def eventually(fact: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while not await fact():
+            await asyncio.sleep(0.005)
+
+
+async def refusal(connecting: connect) -> int:
+    with pytest.raises(InvalidStatus) as refused:
+        await connecting
+    return refused.value.response.status_code
+
+
+async def log_in(site: Site, name: str) -> dict[str, str]:
+    response = await site.http.post("/login", params={"name": name})
+    site.http.cookies.clear()
+    return {"Cookie": f"session={response.cookies['session']}"}
+
+
+async def test_first() -> None:
+    async with served("first") as site:
+        page = await site.http.get("/")
+        assert page.headers["content-type"].startswith("text/html")
+        assert "new WebSocket" in page.text
+        async with site.connect("/ws/lobby") as ann, site.connect("/ws/lobby") as bob, site.connect("/ws/x") as other:
+            await send_json(ann, {"name": "Ann", "text": "hello"})
+            assert await receive_json(ann) == {"name": "Ann", "text": "hello"}
+            assert await receive_json(bob) == {"name": "Ann", "text": "hello"}
+            await send_json(other, {"text": "no name"})
+            error = await receive_json(other)
+            assert (error["type"], error["code"]) == ("error", "invalid_message")
+            assert error["errors"] == [{"type": "missing", "loc": ["name"], "msg": "Field required"}]
+
+
+async def test_quickstart_identity() -> None:
+    async with served("quickstart") as site:
+        assert await refusal(site.connect("/ws/lobby")) == 401
+        async with site.connect("/ws/lobby", await log_in(site, "Ann")):
+            assert (await site.http.get("/rooms/lobby")).json() == ["Ann"]
+
+        async def is_empty() -> bool:
+            return (await site.http.get("/rooms/lobby")).json() == []
+
+        await eventually(is_empty)
+
+
+async def test_quickstart_messages() -> None:
+    async with served("quickstart") as site:
+        ann, bob = await log_in(site, "Ann"), await log_in(site, "Bob")
+        async with (
+            site.connect("/ws/lobby", ann) as ann1,
+            site.connect("/ws/lobby", bob) as bob1,
+            site.connect("/ws/kitchen", bob) as bob2,
+        ):
+            await send_json(ann1, {"type": "say", "text": "hello"})
+            for client in (ann1, bob1):
+                assert await receive_json(client) == {"type": "said", "name": "Ann", "text": "hello"}
+            await send_json(ann1, {"type": "whisper", "to": "Bob", "text": "psst"})
+            for client in (ann1, bob1, bob2):
+                assert await receive_json(client) == {"type": "whispered", "name": "Ann", "text": "psst"}
+            assert (await site.http.post("/announce", json={"text": "tea"})).json() == 3
+            for client in (ann1, bob1, bob2):
+                assert await receive_json(client) == {"type": "announced", "text": "tea"}
+
+
+async def test_quickstart_validation() -> None:
+    async with served("quickstart") as site, site.connect("/ws/lobby", await log_in(site, "Ann")) as ann:
+        await send_json(ann, {"type": "say", "text": ""})
+        assert await receive_json(ann) == {
+            "type": "error",
+            "code": "invalid_message",
+            "errors": [
+                {
+                    "type": "string_too_short",
+                    "loc": ["say", "text"],
+                    "msg": "String should have at least 1 character",
+                }
+            ],
+        }
+        await send_json(ann, {"type": "say", "text": "still here"})
+        assert (await receive_json(ann))["text"] == "still here"
+        for _ in range(10):
+            await ann.send("not JSON")
+        assert await close_code(ann) == 1007
+
+
+async def test_quickstart_stream() -> None:
+    async with served("quickstart") as site, site.connect("/ask", await log_in(site, "Ann")) as ann:
+        await send_json(ann, {"question": "why?"})
+        assert [await receive(ann) for _ in range(3)] == ["You", "asked:", "why?"]
+
+
+def test_testing_page() -> None:
+    # As in a user's project: without our settings, by which a warning of TestClient's about its own age is an error.
+    alone = ("-c", os.devnull, "--rootdir", ".", "-p", "no:cacheprovider")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *alone, "quickstart_live.py", "quickstart_client.py"],
+        cwd=SNIPPETS,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+    assert "4 passed" in run.stdout
+
+
+async def test_handlers_per_message() -> None:
+    async with served("handlers") as site:
+        async with site.connect("/boards/7") as one, site.connect("/boards/7") as other:
+            await send_json(one, {"x": 1, "y": 2})
+            moved = await receive_json(other)
+            assert (moved["x"], moved["y"], len(moved["by"])) == (1, 2, 32)
+            await send_json(other, {"x": 3, "y": 4})
+            assert (await receive_json(one))["x"] == 3  # and not its own move before it
+        async with site.connect("/length") as client:
+            await client.send("four")
+            assert await receive_json(client) == {"characters": 4}
+            await client.send(b"four")
+            assert (await receive_json(client))["errors"][0]["type"] == "frame_type"
+        async with site.connect("/reverse") as client:
+            await client.send(b"abc")
+            assert await receive(client) == b"cba"
+
+
+async def test_handlers_session() -> None:
+    async with served("handlers") as site, site.connect("/rooms/r") as one:
+        async with site.connect("/rooms/r") as other:
+            assert (await receive_json(one))["type"] == "came"
+            await send_json(other, {"text": "hi"})
+            assert (await receive_json(one))["text"] == "hi"
+            assert (await receive_json(other))["text"] == "hi"
+            await send_json(other, {"text": "/quit"})
+            assert await close_code(other) == 1000
+        assert (await receive_json(one))["type"] == "went"
+
+
+async def test_handlers_push_and_stream() -> None:
+    async with served("handlers") as site:
+        async with site.connect("/clock") as client:
+            assert await receive_json(client) == {"tick": 0}
+        async with site.connect("/jobs") as client:
+            await send_json(client, {"steps": 2})
+            assert [await receive_json(client) for _ in range(3)] == [
+                {"type": "progress", "step": 1},
+                {"type": "progress", "step": 2},
+                {"type": "done"},
+            ]
+        async with site.connect("/lag") as client:
+            await send_json(client, {"type": "ping", "sent_at": 1.5})
+            assert await receive_json(client) == {"type": "pong", "sent_at": 1.5}
+        async with site.connect("/length") as client:
+            await client.send('{"type":"ping"}')  # `str` claims every text frame, also a ping
+            assert await receive_json(client) == {"characters": 15}
+        async with site.connect("/jobs") as client:
+            await client.send('{"type":"ping"}')
+            assert await receive_json(client) == {"type": "pong"}
+
+
+async def test_handlers_errors(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "app")
+    async with served("handlers") as site:
+        async with site.connect("/orders") as client:
+            await send_json(client, {"item": "tea"})
+            assert await receive_json(client) == {"ordered": "tea"}
+            await send_json(client, {"item": "nothing"})
+            assert await close_code(client) == 4404
+        async with site.connect("/orders") as client:
+            await send_json(client, {"item": "unicorn"})
+            assert await close_code(client) == 1011
+    assert "out of stock: /orders" in caplog.messages
+
+
+async def test_sending_targets() -> None:
+    async with served("sending") as site:
+        ann, bob = {"X-Name": "Ann"}, {"X-Name": "Bob"}
+        async with (
+            site.connect("/ws/a", ann) as ann1,
+            site.connect("/ws/b", ann) as ann2,
+            site.connect("/ws/a", bob) as bob1,
+        ):
+            await ann1.send("go")
+            assert [await receive(ann1) for _ in range(5)] == [
+                "to this connection",
+                "the same, through the manager",
+                "to every connection of Ann",
+                "to everybody in the room",
+                "to everybody",
+            ]
+            assert [await receive(ann2) for _ in range(2)] == ["to every connection of Ann", "to everybody"]
+            assert [await receive(bob1) for _ in range(3)] == [
+                "to everybody in the room",
+                "to the others",
+                "to everybody",
+            ]
+
+
+async def test_sending_types() -> None:
+    async with served("sending") as site, site.connect("/ws/a", {"X-Name": "Ann"}) as client:
+        assert (await site.http.post("/readings/a", params={"celsius": 21.5})).json() == 1
+        reading = await receive_json(client)
+        assert set(reading) == {"sensor", "taken_at", "celsius"}
+        assert reading["taken_at"].endswith("Z")
+        assert (await site.http.post("/stored/a")).json() == 1
+        assert await receive(client) == '{"from": "a cache"}'
+        assert (await site.http.post("/stored/nobody")).json() == 0
+        assert (await site.http.post("/unsendable/a")).json().startswith("nobody was sent anything: dict cannot be")
+        assert (await site.http.post("/rooms/a/close")).json() == 1
+        assert await receive(client) == "this room closes now"
+        assert await close_code(client) == 4000
+
+
+async def test_background() -> None:
+    async with served("background") as site, site.connect("/prices") as client:
+        first = (await receive_json(client))["price"]
+        assert (await receive_json(client))["price"] == first + 1
+
+
+async def test_identity() -> None:
+    async with served("identity") as site:
+        assert await refusal(site.connect("/cookie")) == 401
+        assert await refusal(site.connect("/header")) == 401
+        assert await refusal(site.connect("/header", {"Authorization": "Bearer guess"})) == 401
+        cookie = {"Cookie": "session=c2VjcmV0"}
+        async with site.connect("/cookie", cookie) as client:
+            await client.send("hi")
+            assert await receive(client) == "ann said hi"
+        async with site.connect("/header", {"Authorization": "Bearer t0k3n"}) as client:
+            await client.send("hi")
+            assert await receive(client) == "robot-7 said hi"
+        assert await refusal(site.connect("/private/board", cookie)) == 403
+        async with site.connect("/private/staff", cookie) as client:
+            await client.send("where am I?")
+            assert await receive_json(client) == ["private:staff"]
+        assert await refusal(site.connect("/guarded", cookie, origin="https://elsewhere.example")) == 403
+        async with site.connect("/guarded", cookie, origin="https://chat.example") as client:
+            await client.send("hi")
+            assert await receive(client) == "hi"
+
+
+async def test_settings() -> None:
+    async with served("settings") as site, site.connect("/ws/a"):
+        counted = (await site.http.get("/counters")).json()
+        assert counted == {"connections": 1, "lost_messages": 0, "slow_consumers": 0, "aborted": 0}
+
+
+async def test_settings_from_env(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "ROOMS_SEND_TIMEOUT", "2.5")
+    async with served("settings_from_env") as site:
+        assert (await site.http.get("/send-timeout")).json() == 2.5
+
+
+@pytest.mark.parametrize("module", ["migrating_before", "migrating_manager", "migrating_route"])
+async def test_migrating_keeps_what_the_clients_see(module: str) -> None:
+    async with served(module) as site, site.connect("/ws/ann") as ann:
+        async with site.connect("/ws/bob") as bob:
+            await bob.send("hello")
+            assert await receive(ann) == await receive(bob) == "bob: hello"
+        assert await receive(ann) == "bob left"
+
+
+@pytest.mark.parametrize("module", ["migrating_manager", "migrating_route"])
+async def test_a_client_that_stops_reading_stops_nobody(module: str) -> None:
+    stops_reading = {"max_queue": 1, "compression": None}  # once it has two messages that nobody takes
+    async with (
+        served(module) as site,
+        site.connect("/ws/stuck", **stops_reading) as stuck,
+        site.connect("/ws/ann") as ann,
+        site.connect("/ws/bob") as bob,
+    ):
+        for _ in range(100):
+            await ann.send("x" * 60_000)
+            for client in (ann, bob):
+                heard = await receive(client)
+                assert (await receive(client) if heard == "stuck left" else heard) == "ann: " + "x" * 60_000
+        assert await close_code(stuck) == 1013
+
+
+def test_every_snippet_is_tested() -> None:
+    text = Path(__file__).read_text()
+    for snippet in SNIPPETS.glob("*.py"):
+        assert f'"{snippet.stem}"' in text or f'"{snippet.name}"' in text or snippet.stem == "live_server"
+
+
+def test_snippets_pass_mypy_strict(request: pytest.FixtureRequest) -> None:
+    pytest.importorskip("mypy", reason="only in the development environment")
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--strict", "--config-file="),
+            *("--cache-dir", str(request.config.cache.mkdir("mypy"))),
+            *sorted(file.name for file in SNIPPETS.glob("*.py")),
+        ],
+        cwd=SNIPPETS,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr

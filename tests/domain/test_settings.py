@@ -1,0 +1,163 @@
+"""Limits and policies."""
+
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.domain.settings import Overflow, RoomsSettings
+
+NUMBERS = [
+    name for name, field in RoomsSettings.model_fields.items() if isinstance(field.default, int | float)
+]  # all but the choices
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch):
+    import os
+
+    for variable in list(os.environ):
+        if variable.upper().startswith("ROOMS_"):
+            monkeypatch.delenv(variable)
+
+
+def test_the_defaults_are_the_safe_ones():
+    assert RoomsSettings().model_dump() == {
+        "outbox_messages": 1_000,
+        "outbox_bytes": 1024 * 1024,
+        "overflow": "close",
+        "send_timeout": 10.0,
+        "inbox_messages": 256,
+        "inbox_bytes": 1024 * 1024,
+        "inbox_timeout": 10.0,
+        "max_message_bytes": 64 * 1024,
+        "max_invalid_messages": 10,
+        "disconnect_grace": 5.0,
+        "wire": "auto",
+    }
+
+
+def test_every_field_says_in_its_description_what_it_limits():
+    assert all(field.description for field in RoomsSettings.model_fields.values())
+
+
+@pytest.mark.parametrize("name", RoomsSettings.model_fields)
+def test_settings_are_frozen(name):
+    settings = RoomsSettings()
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(settings, name, getattr(settings, name))
+
+
+def test_equal_settings_are_equal_values():
+    assert RoomsSettings(outbox_bytes=5) == RoomsSettings(outbox_bytes=5)
+    assert hash(RoomsSettings(outbox_bytes=5)) == hash(RoomsSettings(outbox_bytes=5))
+
+
+def test_settings_show_themselves():
+    assert "outbox_bytes=5" in repr(RoomsSettings(outbox_bytes=5))
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [0, -1, "many", None])
+def test_a_limit_that_limits_nothing_is_refused(name, value):
+    with pytest.raises(ValidationError, match=name):
+        RoomsSettings(**{name: value})
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if "timeout" in name or "grace" in name])
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_time_without_end_is_refused(name, value):
+    with pytest.raises(ValidationError, match=name):
+        RoomsSettings(**{name: float(value)})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_smallest_limit_is_one(name):
+    assert getattr(RoomsSettings(**{name: 1}), name) == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("overflow", "block"), ("wire", "tcp")])
+def test_an_unknown_choice_is_refused(name, value):
+    with pytest.raises(ValidationError, match=name):
+        RoomsSettings(**{name: value})
+
+
+@pytest.mark.parametrize("policy", Overflow)
+def test_an_overflow_policy_may_be_given_by_its_value(policy):
+    assert RoomsSettings(overflow=policy.value).overflow is policy
+
+
+@pytest.mark.parametrize(
+    ("unknown", "nearest"),
+    [("outbox_byte", "outbox_bytes"), ("send_time_out", "send_timeout"), ("over_flow", "overflow"), ("zzz", "[a-z_]+")],
+)
+def test_an_unknown_field_is_an_error_that_names_the_nearest_known_one(unknown, nearest):
+    with pytest.raises(ValueError, match=f"no field '{unknown}': did you mean '{nearest}'"):
+        RoomsSettings(**{unknown: 1})
+
+
+def test_something_that_is_no_mapping_is_refused_by_pydantic():
+    with pytest.raises(ValidationError, match="valid dictionary"):
+        RoomsSettings.model_validate(3)
+
+
+def test_settings_are_validated_from_settings():
+    settings = RoomsSettings(wire="asgi")
+    assert RoomsSettings.model_validate(settings) == settings
+
+
+# The environment
+
+
+def test_an_empty_environment_gives_the_defaults():
+    assert RoomsSettings.from_env() == RoomsSettings()
+
+
+def test_variables_are_read_and_validated(monkeypatch):
+    monkeypatch.setenv("ROOMS_OUTBOX_BYTES", "4096")
+    monkeypatch.setenv("ROOMS_OVERFLOW", "drop_oldest")
+    monkeypatch.setenv("ROOMS_SEND_TIMEOUT", "2.5")
+    monkeypatch.setenv("ROOMS_WIRE", "asgi")
+    settings = RoomsSettings.from_env()
+    assert settings == RoomsSettings(outbox_bytes=4096, overflow=Overflow.DROP_OLDEST, send_timeout=2.5, wire="asgi")
+    assert type(settings) is RoomsSettings
+
+
+@pytest.mark.parametrize(("variable", "value"), [("ROOMS_OUTBOX_BYTES", "lots"), ("ROOMS_SEND_TIMEOUT", "0")])
+def test_a_variable_with_a_bad_value_is_refused(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValidationError, match=variable.removeprefix("ROOMS_").lower()):
+        RoomsSettings.from_env()
+
+
+@pytest.mark.parametrize(
+    ("variable", "nearest"), [("ROOMS_OUTBOX_BYTE", "outbox_bytes"), ("ROOMS_SENDTIMEOUT", "send_timeout")]
+)
+def test_a_misspelt_variable_is_an_error_that_names_the_nearest_field(monkeypatch, variable, nearest):
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(ConfigurationError, match=f"^{variable}: .*did you mean '{nearest}'"):
+        RoomsSettings.from_env()
+
+
+def test_variables_of_somebody_else_are_left_alone(monkeypatch):
+    monkeypatch.setenv("ROOMS_DATABASE_URL", "postgres://")
+    monkeypatch.setenv("OUTBOX_BYTES", "7")
+    monkeypatch.setenv("CHATROOMS_OUTBOX_BYTES", "7")
+    assert RoomsSettings.from_env() == RoomsSettings()
+
+
+def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydantic_settings", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'fastapi-rooms\[settings\]'"):
+        RoomsSettings.from_env()
+
+
+def test_a_subclass_reads_its_own_fields_too(monkeypatch):
+    class AppSettings(RoomsSettings):
+        history_messages: int = 1
+
+    monkeypatch.setenv("ROOMS_HISTORY_MESSAGES", "3")
+    settings = AppSettings.from_env()
+    assert type(settings) is AppSettings
+    assert settings.history_messages == 3
