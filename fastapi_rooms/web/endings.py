@@ -59,6 +59,9 @@ async def end_with_error(
         # Nobody else will close it, so it is closed before the dependencies clean up, as it is without an error.
         await _close_for(websocket, manager, connection, error)
     changed = await _clean_up(websocket, error)
+    # What was sent before leaves before anything that an exception handler does to the socket.
+    await asyncio.sleep(0)
+    await manager.caught_up(connection)
     try:
         if changed is not None and not await _handle(websocket, changed):
             raise changed
@@ -135,12 +138,21 @@ async def _handle(websocket: WebSocket, error: Exception) -> bool:
 
 
 def _find_handler(websocket: WebSocket, error: Exception) -> ExceptionHandler | None:
-    """Return the exception handler for this error, as Starlette would find it."""
+    """Return the exception handler for this error, as Starlette would find it: in this app, then in the outer one."""
     by_class, by_status = websocket.scope.get("starlette.exception_handlers", ({}, {}))
-    handler: ExceptionHandler | None = by_status.get(getattr(error, "status_code", None))
-    for kind in type(error).__mro__:
-        handler = handler or by_class.get(kind)
-    return handler
+    outer_app = getattr(websocket.scope.get("router"), "dependency_overrides_provider", None)
+    outer = {
+        kind: handler
+        for kind, handler in getattr(outer_app, "exception_handlers", {}).items()
+        if kind not in (Exception, 500)  # those belong to Starlette's middleware for HTTP alone
+    }
+    kinds = [getattr(error, "status_code", None), *type(error).__mro__]
+    for handlers in ({**by_status, **by_class}, outer):
+        for kind in kinds:
+            if (handler := handlers.get(kind)) is not None:
+                found: ExceptionHandler = handler
+                return found
+    return None
 
 
 def _is_default(handler: ExceptionHandler | None) -> bool:

@@ -1,13 +1,13 @@
 """One object that adds rooms to an app."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, params
 from starlette.applications import Starlette
 from starlette.datastructures import State
-from starlette.routing import Mount
+from starlette.routing import BaseRoute, Mount
 
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.settings import RoomsSettings
@@ -89,7 +89,16 @@ def _put_manager(app: Starlette, manager: ConnectionManager) -> list[State]:
     if present is None:
         setattr(app.state, STATE_KEY, manager)
         states.append(app.state)
-    for route in app.routes:
-        if isinstance(route, Mount) and isinstance(route.app, Starlette):
-            states += _put_manager(route.app, manager)
+    for mounted in _mounted_apps(app.routes):
+        states += _put_manager(mounted, manager)
     return states
+
+
+def _mounted_apps(routes: Iterable[BaseRoute]) -> Iterator[Starlette]:
+    for route in routes:
+        if isinstance(route, Mount) and isinstance(route.app, Starlette):
+            yield route.app
+        else:
+            # A group of routes, or a router that was included: FastAPI keeps it as it is, and adds what comes later.
+            inner = getattr(route, "original_router", route)
+            yield from _mounted_apps(getattr(inner, "routes", None) or ())

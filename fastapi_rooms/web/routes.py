@@ -167,10 +167,12 @@ def _path_parameters(router: APIRouter | FastAPI, path: str) -> set[str]:
 
 def _checked_template(template: str, known: set[str]) -> str:
     try:
-        fields = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
+        parts = [part for part in Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise ConfigurationError(f"the room template {template!r} cannot be read: {error}") from error
-    if unknown := fields - known:
+    if any("{" in (spec or "") or conversion not in (None, *"rsa") for _, _, spec, conversion in parts):
+        raise ConfigurationError(f"the room template {template!r} formats what it names in no way that is known")
+    if unknown := {field or "" for _, field, _, _ in parts} - known:
         raise ConfigurationError(
             f"the room template {template!r} names {', '.join(map(repr, sorted(unknown)))}, but the path has "
             f"{', '.join(map(repr, sorted(known))) or 'no parameters'}: use these, or a dependency that returns a room"
