@@ -101,6 +101,17 @@ class AcceptError(Exception):
     pass
 
 
+async def test_the_time_of_connecting_is_that_of_the_answer(manager):
+    peer = Peer()
+    early = connection_of(peer.websocket)
+    made = early.connected_at
+    while datetime.now(UTC) == made:
+        await asyncio.sleep(0)
+    before = datetime.now(UTC)
+    await manager.connect(peer.websocket)
+    assert made < before <= early.connected_at
+
+
 async def test_a_handshake_that_fails_leaves_nothing_behind(manager):
     peer = Peer()
     peer.accept_error = AcceptError()
@@ -691,9 +702,12 @@ def test_a_peer_that_takes_nothing_is_aborted_and_counted():
     async def main():
         manager = ConnectionManager(RoomsSettings(send_timeout=8))
         peer, connection = await connected(manager, "a", "ann")
+        reading = asyncio.create_task(anext(connection.messages(str), "the end"))
         peer.reads.clear()
         await connection.send("hi")
         await asyncio.sleep(20)
+        assert reading.done()
+        assert reading.result() == "the end"
         assert peer.transport.aborted
         assert not connection.is_open
         assert is_empty(manager)

@@ -15,6 +15,7 @@ from fastapi_rooms.engine.outbox import ENDED
 from .fakes import WIRES, Desk, ImmediateWire, WaitingWire, run_clocked, ticks, until
 
 BYE = Close(4000, "bye")
+SOME_LIFE = 12
 
 
 def message(size=4):
@@ -42,6 +43,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.close = None
         self.at_end = None  # what was written when the end was reported
         self.waiters = []
+        self.ticks = 0  # so that an end comes after some life
 
     @initialize(
         wire=st.sampled_from(WIRES),
@@ -65,6 +67,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.loop.call_soon(self.loop.stop)
         self.loop.run_forever()
         assert not self.errors
+        self.ticks += 1
         if self.is_open:
             self.bursts.append((0, 0))
         self.follow()
@@ -93,6 +96,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.tick(lambda: self.burst(sizes))
 
     def burst(self, sizes):
+        self.follow()  # a task may have written earlier in this tick
         verdicts = [self.offer_one(message(size)) for size in sizes]
         assert len(set(verdicts)) == 1, "within a tick nothing is learnt, so no verdict changes"
         if not self.was_blocked and not self.sealed and not self.broken:
@@ -147,11 +151,13 @@ class OutboxMachine(RuleBasedStateMachine):
             self.was_blocked = True
             self.wire.room = 30
 
+    @precondition(lambda self: self.ticks > SOME_LIFE)
     @rule()
     def lose_the_peer(self):
         self.broken = True
         self.tick(self.wire.go)
 
+    @precondition(lambda self: self.ticks > SOME_LIFE)
     @rule()
     def raise_from_the_wire(self):
         self.broken = True
@@ -161,6 +167,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def notice_end(self):
         self.tick(self.outbox.notice_end)
 
+    @precondition(lambda self: self.ticks > SOME_LIFE)
     @rule(close=st.none() | st.just(BYE))
     def close_it(self, close):
         if not self.sealed and not self.outbox.is_done:
@@ -169,6 +176,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.sealed = True
         self.tick(lambda: self.outbox.close(close))
 
+    @precondition(lambda self: self.ticks > SOME_LIFE)
     @rule()
     def abort(self):
         self.broken = self.sealed = True
@@ -273,7 +281,7 @@ def fits(queue, limits):
     return len(queue) <= limits.outbox_messages and sum(m.size for m in queue) <= limits.outbox_bytes
 
 
-OutboxMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=25, deadline=None)
+OutboxMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
 TestOutboxMachine = OutboxMachine.TestCase
 
 
@@ -403,15 +411,33 @@ async def test_drop_oldest_gives_up_those_that_wait_longest():
     wire, desk = WaitingWire(), Desk(outbox_messages=3, overflow="drop_oldest")
     wire.block()
     outbox = desk.outbox(wire)
-    offered = [encode(str(number)) for number in range(10)]
-    for one in offered:
-        assert outbox.offer(one) is Verdict.ACCEPTED
+    lost, waiting = [], []
+    for number in range(10):
+        assert outbox.offer(encode(str(number))) is Verdict.ACCEPTED
+        lost.append(desk.counters.lost_messages)
+        waiting.append(len(outbox))
         await ticks()
+    # The first is being written. One more than the limit is taken on trust, and judged at the end of its tick.
+    assert lost == [0, 0, 0, 0, 0, 2, 2, 4, 4, 6]
+    assert waiting == [1, 1, 2, 3, 4, 3, 4, 3, 4, 3]
     wire.unblock()
     await until(lambda: not len(outbox) and not wire.in_flight)
-    # The first was being written; of the others one more than the limit was there before it was judged.
     assert [int(m.payload) for m in wire.written] == [0, 7, 8, 9]
-    assert desk.counters.lost_messages == 6
+
+
+async def test_drop_oldest_counts_in_bytes_too():
+    wire, desk = WaitingWire(), Desk(outbox_bytes=100, overflow="drop_oldest")
+    wire.block()
+    outbox = desk.outbox(wire)
+    lost, waiting = [], []
+    for size in (1, 10, 20, 30, 50, 25, 100, 1, 1):
+        outbox.offer(message(size))
+        lost.append(desk.counters.lost_messages)
+        waiting.append([m.size for m in outbox._queue])
+        await ticks()
+    assert waiting[4:] == [[10, 20, 30, 50], [50, 25], [50, 25, 100], [1], [1, 1]]
+    assert lost[4:] == [0, 3, 3, 6, 6]
+    outbox.abort()
 
 
 async def test_drop_oldest_makes_room_for_a_message_that_is_larger_than_the_limit():

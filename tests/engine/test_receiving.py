@@ -168,6 +168,34 @@ async def test_who_waits_for_a_message_is_released_by_the_end(manager, how):
     assert await asyncio.wait_for(waiting, 1) == "the end"
 
 
+async def test_a_client_is_read_from_until_its_close_frame_is_out_so_that_its_end_is_seen(manager):
+    peer, connection = await connected(manager)
+    connection.messages(str)
+    reader = manager.reader(connection)
+    peer.reads.clear()
+    await connection.close(4000)
+    await ticks()
+    assert not reader.task.done()
+    peer.go()
+    await until(reader.task.done)
+    assert manager.disconnect(connection) is None, "the reader has told that it is gone"
+    peer.reads.set()
+
+
+async def test_a_connection_that_is_forgotten_is_not_read_from_though_it_still_has_something_to_take(manager):
+    peer, connection = await connected(manager)
+    connection.messages(str)
+    reader = manager.reader(connection)
+    peer.reads.clear()
+    await connection.send("last words")
+    await ticks()
+    manager.disconnect(connection)
+    await until(reader.task.done)
+    assert peer.texts == []
+    peer.reads.set()
+    await until(lambda: peer.texts == ["last words"])
+
+
 async def test_the_messages_of_a_connection_that_has_ended_are_none(manager):
     peer, connection = await connected(manager)
     manager.disconnect(connection)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from inspect import getclosurevars
+from types import SimpleNamespace
 
 import pytest
 from starlette._exception_handler import wrap_app_handling_exceptions
@@ -11,7 +12,7 @@ from starlette.websockets import WebSocket, WebSocketState
 from fastapi_rooms.domain.messages import Close, encode
 from fastapi_rooms.engine import wires
 from fastapi_rooms.engine.uvicorn_wire import MODULE, NAME, UvicornWire
-from fastapi_rooms.engine.wire import AsgiWire
+from fastapi_rooms.engine.wire import AsgiWire, Transport
 from fastapi_rooms.engine.wires import choose_wire
 
 from .fakes import FakeTransport, Peer, ticks, until
@@ -128,7 +129,9 @@ async def test_a_subclass_of_the_known_protocol_falls_back_since_it_may_do_anyth
     assert isinstance(choose_wire(websocket(Custom().send), "auto"), AsgiWire)
 
 
-@pytest.mark.parametrize("transport", [None, "transport", object()])
+@pytest.mark.parametrize(
+    "transport", [None, "transport", object(), SimpleNamespace(**dict.fromkeys(vars(Transport), 1))]
+)
 async def test_a_server_without_a_transport_cannot_be_aborted(transport):
     server = Server()
     server.transport = transport

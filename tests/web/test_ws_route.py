@@ -226,7 +226,7 @@ async def test_a_dependency_may_accept_by_itself_and_ask_for_a_token_first(rooms
         ("/t/{tenant}", "/ws/{room_id}", "{tenant}/{room_id}", "/t/acme/ws/1", "acme/1"),
         ("", "/ws", "lobby", "/ws", "lobby"),
         ("", "/ws/{room_id}", "{{{room_id}}}", "/ws/x", "{x}"),
-        ("", "/ws/{room_id}", "{room_id:>4}", "/ws/x", "   x"),
+        ("", "/ws/{room_id:int}", "{room_id:04d}", "/ws/7", "0007"),
     ],
 )
 async def test_a_room_template_is_filled_from_the_path(stage, prefix, path, template, url, room):

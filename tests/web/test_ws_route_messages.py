@@ -197,19 +197,20 @@ async def test_a_streamed_answer_ends_when_its_client_goes(rooms, stage, wire, l
 
     @rooms.ws_route("/ws")
     async def handler(message: Incoming[str]):
+        task = asyncio.current_task()
         try:
             while True:
                 yield "more"
                 await asyncio.sleep(0)
         finally:
-            ended.append(message)
+            ended.append((message, asyncio.current_task() is task))
 
     async with stage.plays(rooms) as server, server.client("/ws") as client:
         await client.send("go")
         assert await client.receive() == "more"
         client.vanish()
         await until(lambda: ended)
-    assert ended == ["go"]
+    assert ended == [("go", True)], "it is closed where it ran, not by the garbage collector"
     assert tracebacks() == []
 
 
