@@ -5,6 +5,7 @@ from types import UnionType
 from typing import Annotated, Any, NewType, Union, get_args, get_origin
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.messages import Message, encode
@@ -102,16 +103,23 @@ def _plain_kinds(message_type: Any) -> set[type]:
 
 
 def _report(error: ValidationError) -> list[dict[str, Any]]:
-    # Without the input: it may hold secrets, and the client has it. Cut: locations and tags may quote the client.
-    details = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
+    # Without the input: it may hold secrets, and the client has it. Cut: locations may quote the client.
+    details = error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
     return [
         {
             "type": detail["type"],
             "loc": [part if isinstance(part, int) else part[:MAX_ERROR_CHARS] for part in detail["loc"]],
-            "msg": detail["msg"][:MAX_ERROR_CHARS],
+            "msg": _text(detail)[:MAX_ERROR_CHARS],
         }
         for detail in details
     ]
+
+
+def _text(detail: ErrorDetails) -> str:
+    if detail["type"] == "union_tag_invalid":  # the only text of pydantic's own that quotes the input
+        context = detail["ctx"]
+        return f"Input tag found using {context['discriminator']} should be one of {context['expected_tags']}"
+    return detail["msg"]
 
 
 def error_message(code: str, **details: Any) -> Message:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import WebSocketException
+from starlette.exceptions import HTTPException, WebSocketException
 from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_rooms.domain.close_codes import CloseCode, check_close
@@ -106,7 +106,9 @@ async def _clean_up(websocket: WebSocket, error: Exception | None) -> Exception 
     stack = AsyncExitStack()
     for key in _STACKS:
         dependencies = websocket.scope.get(key)
-        if isinstance(dependencies, AsyncExitStack):
+        if isinstance(
+            dependencies, AsyncExitStack
+        ):  # pragma: no branch - FastAPI sets both
             await stack.enter_async_context(dependencies.pop_all())
     try:
         if error is None:
@@ -146,7 +148,8 @@ def _find_handler(websocket: WebSocket, error: Exception) -> ExceptionHandler | 
         for kind, handler in getattr(outer_app, "exception_handlers", {}).items()
         if kind not in (Exception, 500)  # those belong to Starlette's middleware for HTTP alone
     }
-    kinds = [getattr(error, "status_code", None), *type(error).__mro__]
+    status = [error.status_code] if isinstance(error, HTTPException) else []
+    kinds: list[object] = [*status, *type(error).__mro__]
     for handlers in ({**by_status, **by_class}, outer):
         for kind in kinds:
             if (handler := handlers.get(kind)) is not None:

@@ -9,8 +9,10 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from string import Formatter
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from uuid import UUID
 
 from fastapi import APIRouter, Depends, FastAPI, params
+from starlette.convertors import Convertor
 from starlette.routing import compile_path
 from starlette.websockets import WebSocket
 
@@ -28,8 +30,7 @@ Source = Callable[..., Any] | params.Depends
 
 
 class _IncomingMark:
-    def __repr__(self) -> str:
-        return "Incoming"
+    """Tells `Incoming` from other annotations."""
 
 
 Incoming = Annotated[T, _IncomingMark()]
@@ -160,22 +161,34 @@ def _message_type(annotation: Any) -> Any:
     return Annotated[(inner, *others)] if others else inner
 
 
-def _path_parameters(router: APIRouter | FastAPI, path: str) -> set[str]:
+def _path_parameters(router: APIRouter | FastAPI, path: str) -> dict[str, Any]:
+    """Return the parameters of a path, each with a sample of what it will be."""
     prefix = router.prefix if isinstance(router, APIRouter) else ""
-    return set(compile_path(prefix + path)[2])
+    return {name: _sample(convertor) for name, convertor in compile_path(prefix + path)[2].items()}
 
 
-def _checked_template(template: str, known: set[str]) -> str:
+def _sample(convertor: Convertor[Any]) -> Any:
+    for text in ("1", str(UUID(int=1))):
+        try:
+            return convertor.convert(text)
+        except ValueError:
+            continue
+    return ""
+
+
+def _checked_template(template: str, samples: Mapping[str, Any]) -> str:
+    """Return a room template that can be filled in with what the path has, and names nothing else."""
     try:
-        parts = [part for part in Formatter().parse(template) if part[1] is not None]
-    except ValueError as error:
-        raise ConfigurationError(f"the room template {template!r} cannot be read: {error}") from error
-    if any("{" in (spec or "") or conversion not in (None, *"rsa") for _, _, spec, conversion in parts):
-        raise ConfigurationError(f"the room template {template!r} formats what it names in no way that is known")
-    if unknown := {field or "" for _, field, _, _ in parts} - known:
+        fields = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
+        unknown = fields - samples.keys()
+        if not unknown:
+            template.format_map(samples)
+    except (ValueError, LookupError) as error:
+        raise ConfigurationError(f"the room template {template!r} cannot be filled in: {error!r}") from error
+    if unknown:
         raise ConfigurationError(
             f"the room template {template!r} names {', '.join(map(repr, sorted(unknown)))}, but the path has "
-            f"{', '.join(map(repr, sorted(known))) or 'no parameters'}: use these, or a dependency that returns a room"
+            f"{', '.join(map(repr, samples)) or 'no parameters'}: use these, or a dependency that returns a room"
         )
     return template
 

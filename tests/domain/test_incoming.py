@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NewType
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import AfterValidator, BaseModel, Field, RootModel
+from pydantic import AfterValidator, BaseModel, Field, RootModel, field_validator
 from typing_extensions import TypeAliasType
 
 from fastapi_rooms.domain.errors import ConfigurationError
@@ -178,7 +178,26 @@ def test_an_error_report_says_so_much_and_no_more():
 def test_texts_in_an_error_report_are_cut():
     [error] = errors_of(Strict, json.dumps({"name": "a", "k" * 10_000: 1}))
     assert error["loc"] == ["k" * MAX_ERROR_CHARS]
-    [error] = errors_of(Command, json.dumps({"type": "t" * 10_000}))
+
+
+def test_an_unknown_tag_is_not_quoted():
+    [error] = errors_of(Command, json.dumps({"type": SECRET}))
+    assert error["type"] == "union_tag_invalid"
+    assert SECRET not in json.dumps(error)
+    assert "found using 'type' should be one of" in error["msg"]
+
+
+class Wordy(BaseModel):
+    name: str
+
+    @field_validator("name")
+    @classmethod
+    def complain(cls, name: str) -> str:
+        raise ValueError("no " * 1000)
+
+
+def test_long_texts_of_validators_are_cut():
+    [error] = errors_of(Wordy, json.dumps({"name": "a"}))
     assert len(error["msg"]) == MAX_ERROR_CHARS
 
 

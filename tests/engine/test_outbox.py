@@ -669,6 +669,22 @@ async def test_a_peer_that_goes_while_it_is_behind_ends_the_outbox(wire):
     assert (desk.ended, wire.written, desk.counters.lost_messages) == ([outbox], [], 2)
 
 
+async def test_a_peer_that_goes_between_two_writes_is_not_written_to_again():
+    desk, wire = Desk(), WaitingWire()
+    write = wire.write
+
+    async def write_and_go(messages):
+        await write(messages)
+        wire.go()
+
+    wire.write = write_and_go
+    outbox = desk.outbox(wire)
+    for _ in range(3):
+        outbox.offer(message())
+    await until(lambda: outbox.is_done)
+    assert (len(wire.handed), desk.ended, desk.counters.lost_messages) == (1, [outbox], 2)
+
+
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("error", [OSError("reset"), RuntimeError("closed"), ValueError("anything")])
 async def test_an_error_of_the_wire_costs_the_connection_all_that_waits_and_nobody_else_anything(wire, error):
