@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.http11 import Response
 
 from fastapi_rooms import RoomsExtension
+
+FASTAPI = tuple(int(part) for part in version("fastapi").split(".")[:2])
+"""The version that is installed, for what FastAPI itself learned later than the oldest we support."""
 
 EXAMPLE = """\
 from typing import Annotated, Literal

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, FastAPI, Request, WebSocket
 from fastapi.testclient import TestClient
-from stage import refused, smallest_app
+from stage import FASTAPI, refused, smallest_app
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from support import live, until
@@ -256,6 +256,7 @@ async def test_mounted_apps_find_the_manager(rooms, stage, attach, tracebacks):
     assert tracebacks() == []
 
 
+@pytest.mark.skipif(FASTAPI < (0, 137), reason="this FastAPI leaves mounts out when it includes a router")
 @WAYS
 async def test_an_app_mounted_on_a_router_finds_the_manager(rooms, stage, attach):
     app, sub_app, router = attach(rooms), FastAPI(), APIRouter()
@@ -409,12 +410,11 @@ async def test_a_server_that_stops_closes_with_1012_without_a_traceback(rooms, w
 
 
 def test_one_app_serves_one_test_client_after_the_other(rooms):
-    app = smallest_app(rooms)
-
     @rooms.ws_route("/ws/{room_id}", room="{room_id}")
     async def handler(room_id: str, message: Incoming[str]) -> None:
         await rooms.manager.broadcast_to_room(room_id, message)
 
+    app = smallest_app(rooms)
     for _ in range(2):
         with (
             TestClient(app) as client,
@@ -428,12 +428,11 @@ def test_one_app_serves_one_test_client_after_the_other(rooms):
 
 
 def test_a_test_client_sees_1012_when_the_manager_stops(rooms):
-    app = smallest_app(rooms)
-
     @rooms.ws_route("/ws")
     async def handler(message: Incoming[str]) -> str:
         return message
 
+    app = smallest_app(rooms)
     with TestClient(app) as client, client.websocket_connect("/ws") as socket:
         socket.send_text("hi")
         assert socket.receive_text() == "hi"
