@@ -407,6 +407,58 @@ async def test_an_outbox_that_has_caught_up_takes_offers_again():
     assert outbox.offer(message()) is Verdict.ACCEPTED
 
 
+class OneByOne(WaitingWire):
+    """Takes one message whenever it is unblocked."""
+
+    def _deliver(self, messages):
+        super()._deliver(messages)
+        self.block()
+
+
+async def test_an_outbox_that_has_caught_up_in_part_takes_offers_again():
+    wire, desk = OneByOne(), Desk(outbox_messages=2)
+    wire.block()
+    outbox = desk.outbox(wire)
+    while outbox.offer(message()) is not Verdict.OVERFLOW:
+        await ticks()
+    assert len(outbox) == 3
+    wire.unblock()
+    await until(lambda: wire.written and wire.in_flight)
+    assert len(outbox) == 2
+    assert outbox.offer(message()) is Verdict.ACCEPTED
+    outbox.abort()
+
+
+async def test_the_bytes_of_a_burst_are_an_allowance_too():
+    wire, desk = WaitingWire(), Desk(outbox_bytes=20)
+    wire.block()
+    outbox = desk.outbox(wire)
+    for _ in range(10):
+        outbox.offer(message(10))
+    verdicts = []
+    for _ in range(5):
+        await ticks()
+        verdicts.append(outbox.offer(message(10)))
+    assert verdicts == [Verdict.ACCEPTED] * 3 + [Verdict.OVERFLOW] * 2  # two fit, one is taken on trust
+    outbox.abort()
+
+
+async def test_a_server_that_takes_messages_for_a_peer_that_is_gone_is_given_no_more():
+    class Silent(OneByOne):
+        def _fail(self):
+            """Let the write succeed, as some servers do."""
+
+    wire, desk = Silent(), Desk()
+    wire.block()
+    outbox = desk.outbox(wire)
+    for _ in range(3):
+        outbox.offer(message())
+    await until(lambda: wire.in_flight)
+    wire.go()
+    await until(lambda: outbox.is_done)
+    assert (len(wire.handed), desk.ended, desk.counters.lost_messages) == (1, [outbox], 2)
+
+
 async def test_drop_oldest_gives_up_those_that_wait_longest():
     wire, desk = WaitingWire(), Desk(outbox_messages=3, overflow="drop_oldest")
     wire.block()

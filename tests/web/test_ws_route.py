@@ -4,12 +4,14 @@ import asyncio
 import json
 import sys
 import types
+from datetime import date
 from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, WebSocket
 from fastapi.security import OAuth2PasswordBearer
 from stage import EXAMPLE, FASTAPI, refused
+from starlette.convertors import CONVERTOR_TYPES, Convertor
 from support import DEADLINE, until
 
 from fastapi_rooms import (
@@ -590,3 +592,24 @@ async def test_in_an_http_route_current_connection_says_what_is_wrong(rooms, sta
     (traceback,) = tracebacks()
     assert "current_connection was used in an HTTP route" in traceback
     assert "use get_manager there" in traceback
+
+
+async def test_a_room_template_takes_convertors_of_the_app(rooms, stage, monkeypatch):
+    class DayConvertor(Convertor[date]):
+        regex = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+
+        def convert(self, value: str) -> date:
+            return date.fromisoformat(value)
+
+        def to_string(self, value: date) -> str:
+            return value.isoformat()
+
+    monkeypatch.setitem(CONVERTOR_TYPES, "day", DayConvertor())
+
+    @rooms.ws_route("/ws/{day:day}", room="diary:{day}")
+    async def handler(message: Incoming[str], connection: ConnectionDep) -> list[str]:
+        return list(connection.rooms)
+
+    async with stage.plays(rooms) as server, server.client("/ws/2026-11-22") as client:
+        await client.send("where am I?")
+        assert await client.receive_json() == ["diary:2026-11-22"]
