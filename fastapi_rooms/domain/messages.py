@@ -113,7 +113,7 @@ def _text(message: Any) -> Message:
             payload.decode()
         except UnicodeDecodeError as error:
             raise MessageError(
-                "TEXT was asked for, but the bytes are not UTF-8: send them as MessageType.BYTES"
+                "the bytes are not UTF-8, which a text frame has to be: send them as MessageType.BYTES"
             ) from error
         return Message(payload, is_text=True)
     raise MessageError(f"TEXT takes a str, not {_kind(message)}: use MessageType.JSON, or None to infer it")

@@ -143,7 +143,7 @@ class ConnectionManager:
             return None
         self._end(connection, Phase.GONE, None)
         # No cycle keeps it, and the server's protocol object with it, until the garbage collector comes.
-        connection.websocket.scope.pop(SCOPE_KEY, None)
+        connection.websocket.scope[SCOPE_KEY] = None
         connection._reader = None
         return connection
 

@@ -182,7 +182,10 @@ class Outbox:
         """Write what can be written now; let a task go on with the rest."""
         self._scheduled = False
         wire = self._wire
-        if wire is None or self.is_done:
+        if self.is_done:
+            return
+        if wire is None:
+            self._judge()  # a handshake that hangs must not cost more than a peer that is behind
             return
         if self._is_writing:
             self._judge()
@@ -191,9 +194,11 @@ class Outbox:
             self._lose_peer()
         elif self._queue or self._close:
             self._allowed_messages, self._allowed_bytes = len(self._queue), self._queued_bytes
+            self.is_over = False
             self._is_writing = True
             self._task = self._flusher.start(self._write_rest(wire))
         else:
+            self.is_over = False
             self._announce_space()
             if self._sealed:
                 self._end()

@@ -117,6 +117,7 @@ class Reader:
             await self._fail(error)
         finally:
             self._leave()
+            self.task = None  # a cancelled task keeps its frames, and so this reader and its connection
 
     async def _admit(self, payload: Payload) -> int | None:
         """Return the size of a payload in bytes; None if it is too large, which closes the connection."""

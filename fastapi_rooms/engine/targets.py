@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.connection import Connection
+from fastapi_rooms.domain.errors import NotConnectedError
 
 Target = WebSocket | Connection | str
 """Who is meant: a Connection, its WebSocket, or its `connection_id`."""
@@ -13,13 +14,20 @@ Excluded = str | Connection | Iterable[str | Connection]
 """Who is left out: one or many connections or connection ids."""
 
 SCOPE_KEY = "fastapi_rooms.connection"
+"""Where the Connection of a WebSocket lies in its ASGI scope; None once it was forgotten."""
 
 
 def connection_of(websocket: WebSocket) -> Connection:
-    """Return the Connection of a WebSocket; made at the first call, before or at connect."""
-    connection: Connection | None = websocket.scope.get(SCOPE_KEY)
+    """Return the Connection of a WebSocket; made at the first call, before or at connect.
+
+    Raises:
+        NotConnectedError: The manager was told to forget it.
+    """
+    if SCOPE_KEY not in websocket.scope:
+        websocket.scope[SCOPE_KEY] = Connection(websocket)
+    connection: Connection | None = websocket.scope[SCOPE_KEY]
     if connection is None:
-        connection = websocket.scope[SCOPE_KEY] = Connection(websocket)
+        raise NotConnectedError("this WebSocket has ended: a client that comes again is a new WebSocket")
     return connection
 
 

@@ -63,11 +63,12 @@ def acknowledged(transport: Any) -> int | None:
 class Progress:
     """How much a peer has taken, for those who only want to know whether it grows."""
 
-    __slots__ = ("_held", "_shrunk", "_transport", "written")
+    __slots__ = ("_acked", "_held", "_shrunk", "_transport", "written")
 
     def __init__(self, transport: Transport | None) -> None:
         self._transport = transport
         self.written = 0  # bytes passed on; written by the wire
+        self._acked: int | None = None  # the last that the kernel told; None: it has told nothing
         self._held = 0  # the size of the transport's buffer when it was last looked at
         self._shrunk = 0  # by how much it was seen to shrink
 
@@ -76,7 +77,10 @@ class Progress:
         if self._transport is None:
             return self.written
         acked = acknowledged(self._transport)
+        if acked is None and self._acked is not None:
+            acked = self._acked + 1  # it told before and does not now: nothing is held against the peer
         if acked is not None:
+            self._acked = acked
             return acked
         held = buffer_size(self._transport)
         self._shrunk += max(0, self._held - held)

@@ -106,9 +106,7 @@ async def _clean_up(websocket: WebSocket, error: Exception | None) -> Exception 
     stack = AsyncExitStack()
     for key in _STACKS:
         dependencies = websocket.scope.get(key)
-        if isinstance(
-            dependencies, AsyncExitStack
-        ):  # pragma: no branch - FastAPI sets both
+        if isinstance(dependencies, AsyncExitStack):  # pragma: no branch - FastAPI sets both
             await stack.enter_async_context(dependencies.pop_all())
     try:
         if error is None:

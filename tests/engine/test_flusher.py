@@ -1,11 +1,12 @@
 """The writing side of a node: one flush a tick, and nobody who stalls is waited for."""
 
 import asyncio
+from contextvars import ContextVar
 
 import pytest
 
 from fastapi_rooms.domain.messages import Close, encode
-from fastapi_rooms.engine.flusher import MIN_SWEEP_SECONDS, Flusher
+from fastapi_rooms.engine.flusher import MIN_SWEEP_SECONDS, Flusher, end_tasks
 
 from .fakes import WIRES, ClockedLoop, Desk, ImmediateWire, WaitingWire, run_clocked, ticks, until
 
@@ -170,6 +171,38 @@ async def test_a_task_is_named_and_kept_until_it_ends():
     assert made._tasks == {task}
     go_on.set()
     await until(lambda: not made._tasks)
+
+
+def test_tasks_of_another_loop_are_left_alone():
+    elsewhere = asyncio.new_event_loop()
+    other = elsewhere.create_task(asyncio.sleep(0))
+
+    async def main():
+        here = asyncio.create_task(asyncio.Event().wait())
+        await end_tasks({here, other})
+        assert here.cancelled()
+
+    asyncio.run(main())
+    elsewhere.run_until_complete(other)
+    elsewhere.close()
+    assert not other.cancelled()
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_nothing_is_written_in_the_context_of_who_happened_to_send_first(wire):
+    request = ContextVar("request", default="nobody's")
+
+    class Noting(wire):
+        def _deliver(self, messages):
+            super()._deliver(messages)
+            seen.append(request.get())
+
+    seen = []
+    outbox = Desk().outbox(Noting())
+    request.set("somebody's")
+    outbox.offer(HELLO)
+    await until(lambda: seen)
+    assert seen == ["nobody's"]
 
 
 # Sweeping

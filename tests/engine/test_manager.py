@@ -1,7 +1,9 @@
 """The manager without a server: sockets in memory, one loop."""
 
 import asyncio
+import gc
 import logging
+import weakref
 from datetime import UTC, datetime
 
 import pytest
@@ -367,6 +369,41 @@ async def test_a_connection_that_was_closed_is_forgotten_once(manager):
     await connection.close()
     assert manager.disconnect(connection) is connection
     assert manager.disconnect(connection) is None
+
+
+@pytest.mark.parametrize("is_read", [False, True], ids=["not read", "read"])
+@pytest.mark.parametrize("end", ["forgotten", "closed", "gone"])
+async def test_a_connection_that_has_ended_is_freed_without_the_garbage_collector(manager, end, is_read):
+    gc.collect()
+    gc.disable()
+    try:
+        peer, connection = await connected(manager, "a", "ann")
+        if is_read:
+            connection.messages(str)
+        await connection.send("hi")
+        await ticks()
+        if end == "closed":
+            await connection.close()
+            await manager.closed(connection)
+        elif end == "gone":
+            peer.go()
+            await ticks()
+        peer.transport.closing = True
+        manager.disconnect(connection)
+        kept = weakref.ref(connection)
+        del connection
+        await ticks()
+        manager._flusher._sweep()
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+async def test_an_outbox_whose_socket_is_gone_is_not_watched_any_more(manager):
+    peer, connection = await connected(manager)
+    peer.transport.closing = True
+    await connection.close()
+    assert manager._flusher._watched == set()
 
 
 # Membership

@@ -967,3 +967,16 @@ async def test_an_outbox_is_written_when_the_server_holds_nothing_any_more_and_h
     assert not outbox.has_left()
     wire.gone = True
     assert outbox.has_left()
+
+
+async def test_a_handshake_that_hangs_costs_no_more_than_a_peer_that_is_behind():
+    desk, wire = Desk(outbox_messages=3), ImmediateWire()
+    outbox = desk.outbox()
+    verdicts = []
+    for _ in range(5):
+        verdicts.append(outbox.offer(message()))
+        await ticks()
+    assert verdicts == [Verdict.ACCEPTED] * 4 + [Verdict.OVERFLOW]
+    outbox.open(wire)
+    assert len(wire.written) == 4
+    assert outbox.offer(message()) is Verdict.ACCEPTED

@@ -128,3 +128,10 @@ async def test_a_wire_with_a_transport_is_done_when_that_is_closed_and_empty():
     assert (wire.has_left(), wire.is_closing()) == (False, True)
     transport.held = 0
     assert wire.has_left()
+
+
+def test_where_the_kernel_stops_telling_nothing_is_held_against_the_peer(monkeypatch):
+    answers = [100, 100, None, None, 100]
+    monkeypatch.setattr("fastapi_rooms.engine.wire.acknowledged", lambda transport: answers.pop(0))
+    progress = Progress(object())
+    assert [progress.taken() for _ in range(5)] == [100, 100, 101, 102, 100]
