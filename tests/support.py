@@ -178,6 +178,24 @@ def live(app: Any, loop: str = "asyncio", **options: Any) -> Iterator[LiveServer
         server.stop()
 
 
+class HesitantAccept:
+    """An ASGI middleware that keeps the app waiting in its accept after the client has seen the answer."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.answered = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_and_wait(message: Any) -> None:
+            await send(message)
+            if message["type"] == "websocket.accept":
+                self.answered.set()
+                await self.go_on.wait()
+
+        await self.app(scope, receive, send_and_wait if scope["type"] == "websocket" else send)
+
+
 async def until(fact: Callable[[], Any], what: str = "", seconds: float = DEADLINE) -> Any:
     """Wait until something is true and return it: facts on another thread tell nobody, so look again and again."""
     async with asyncio.timeout(seconds):

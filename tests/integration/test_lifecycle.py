@@ -10,7 +10,7 @@ import time
 
 import pytest
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
-from support import DEADLINE, LiveServer, RawClient, live, until
+from support import DEADLINE, HesitantAccept, LiveServer, RawClient, live, until
 
 from fastapi_rooms import (
     Connection,
@@ -118,29 +118,17 @@ async def test_what_a_client_sent_before_it_went_is_handled(wire, loop):
 
 
 async def test_a_client_that_is_open_misses_nothing(wire):
-    """The middleware keeps the accept waiting after the client has seen it."""
     manager = ConnectionManager(RoomsSettings(wire=wire))
-    accepted, go_on = asyncio.Event(), asyncio.Event()
-    app = plain_app(manager)
-
-    async def hesitant(scope, receive, send):
-        async def send_and_wait(message):
-            await send(message)
-            if message["type"] == "websocket.accept":
-                accepted.set()
-                await go_on.wait()
-
-        await app(scope, receive, send_and_wait if scope["type"] == "websocket" else send)
-
+    hesitant = HesitantAccept(plain_app(manager))
     with live(hesitant) as server:
         async with server.client("/ws/r?user=u") as client:
-            await server.call(accepted.wait)
+            await server.call(hesitant.answered.wait)
             assert manager.active_connections == 0
             assert manager.active_rooms == []
             assert manager.get_room_members("r") == manager.get_user_connections("u") == []
             assert await server.call(manager.broadcast_to_room, "r", "room") == 1
             assert await server.call(manager.send_to_user, "u", "user") == 1
-            await server.call(go_on.set)
+            await server.call(hesitant.go_on.set)
             assert [await client.receive(), await client.receive()] == ["room", "user"]
             assert manager.active_connections == 1
             assert [c.user_id for c in manager.get_room_members("r")] == ["u"]

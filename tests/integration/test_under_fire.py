@@ -8,7 +8,7 @@ import weakref
 import pytest
 import trustme
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
-from support import DEADLINE, LiveServer, RawClient, live, until
+from support import DEADLINE, HesitantAccept, LiveServer, RawClient, live, until
 from websockets.asyncio.client import connect
 
 from fastapi_rooms import (
@@ -153,27 +153,16 @@ async def test_a_flood_of_pings_after_the_close_does_not_hold_up_the_shutdown(wi
 @pytest.mark.parametrize("how", ["close_room", "disconnect"])
 async def test_a_connection_that_is_ended_during_its_handshake_ends_with_a_close_frame(wire, how):
     rooms = RoomsExtension(settings=RoomsSettings(wire=wire))
-    accepted, go_on = asyncio.Event(), asyncio.Event()
-    app = echo_app(rooms)
-
-    async def hesitant(scope, receive, send):
-        async def send_and_wait(message):
-            await send(message)
-            if message["type"] == "websocket.accept":
-                accepted.set()
-                await go_on.wait()
-
-        await app(scope, receive, send_and_wait if scope["type"] == "websocket" else send)
-
+    hesitant = HesitantAccept(echo_app(rooms))
     with live(hesitant) as server:
         async with server.client("/ws") as client:
-            await server.call(accepted.wait)
+            await server.call(hesitant.answered.wait)
             if how == "close_room":
                 assert await server.call(rooms.manager.close_room, "r", 4000, "bye") == 1
             else:
                 (connection,) = rooms.manager._registry.all()
                 assert await server.call(rooms.manager.disconnect, connection) is connection
-            await server.call(go_on.set)
+            await server.call(hesitant.go_on.set)
             assert await client.closed() == ((4000, "bye") if how == "close_room" else (1000, ""))
 
 
