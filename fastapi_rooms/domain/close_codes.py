@@ -31,9 +31,10 @@ def check_close(code: int, reason: str) -> tuple[int, str]:
     Raises:
         ConfigurationError: The code may not be sent. Left alone it would reach the client as 1006.
     """
-    if code not in _SENDABLE and not 3000 <= code <= 4999:  # noqa: PLR2004 - RFC 6455 section 7.4.2
+    is_number: bool = isinstance(code, int)  # asked at run time, too: "4000" is easily passed
+    if not is_number or (code not in _SENDABLE and not 3000 <= code <= 4999):  # noqa: PLR2004 - RFC 6455 section 7.4.2
         raise ConfigurationError(
-            f"{code} is no close code that may be sent: use 1000-1003, 1007-1014, 3000-3999 (registered) "
+            f"{code!r} is no close code that may be sent: use 1000-1003, 1007-1014, 3000-3999 (registered) "
             "or 4000-4999 (your own)"
         )
     encoded = reason.encode("utf-8", "replace")[:MAX_REASON_BYTES]

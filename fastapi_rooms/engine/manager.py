@@ -48,6 +48,10 @@ class ConnectionManager:
     """
 
     def __init__(self, settings: RoomsSettings | None = None) -> None:
+        if settings is not None and not isinstance(settings, RoomsSettings):
+            raise ConfigurationError(
+                f"settings takes RoomsSettings, not {type(settings).__name__}: write settings=RoomsSettings(...)"
+            )
         self.settings = settings if settings is not None else RoomsSettings()
         self._counters = Counters()
         self._registry = Registry()
@@ -133,12 +137,12 @@ class ConnectionManager:
             await self.join_room(connection, room)
         return connection
 
-    def disconnect(self, websocket: WebSocket | Connection) -> Connection | None:
+    def disconnect(self, websocket: Target) -> Connection | None:
         """Forget a connection at once; None if it is not known (any more). Idempotent; does not close the socket.
 
         The Connection keeps the `rooms` it was in, so that they can be told.
         """
-        connection = websocket if isinstance(websocket, Connection) else websocket.scope.get(SCOPE_KEY)
+        connection = self._meant(websocket)
         if connection is None or connection._owner is not self or connection._phase is Phase.GONE:
             return None
         self._end(connection, Phase.GONE, None)
@@ -348,10 +352,14 @@ class ConnectionManager:
 
     def _find(self, target: Target) -> Connection | None:
         """Return the registered connection that is meant."""
+        connection = self._meant(target)
+        return connection if connection is not None and connection in self._registry else None
+
+    def _meant(self, target: Target) -> Connection | None:
         if isinstance(target, str):
             return self._registry.find(target)
-        connection = target if isinstance(target, Connection) else target.scope.get(SCOPE_KEY)
-        return connection if connection is not None and connection in self._registry else None
+        found: Connection | None = target if isinstance(target, Connection) else target.scope.get(SCOPE_KEY)
+        return found
 
     def _visible(self, connections: Collection[Connection]) -> list[Connection]:
         if not self._opening:

@@ -10,8 +10,8 @@ from fastapi_rooms.domain.errors import NotConnectedError
 Target = WebSocket | Connection | str
 """Who is meant: a Connection, its WebSocket, or its `connection_id`."""
 
-Excluded = str | Connection | Iterable[str | Connection]
-"""Who is left out: one or many connections or connection ids."""
+Excluded = Target | Iterable[Target]
+"""Who is left out: one or many."""
 
 SCOPE_KEY = "fastapi_rooms.connection"
 """Where the Connection of a WebSocket lies in its ASGI scope; None once it was forgotten."""
@@ -32,9 +32,16 @@ def connection_of(websocket: WebSocket) -> Connection:
 
 
 def ids(excluded: Excluded) -> frozenset[str]:
-    """Return the connection ids of one or many connections or ids."""
+    """Return the connection ids of one or many targets."""
     if not excluded:
         return frozenset()
-    if isinstance(excluded, str | Connection):
+    if isinstance(excluded, WebSocket | str | Connection):  # a WebSocket is a mapping, and so an iterable of its own
         excluded = (excluded,)
-    return frozenset(one if isinstance(one, str) else one.connection_id for one in excluded)
+    return frozenset(found for one in excluded if (found := _id(one)) is not None)
+
+
+def _id(target: Target) -> str | None:
+    if isinstance(target, str):
+        return target
+    connection: Connection | None = target if isinstance(target, Connection) else target.scope.get(SCOPE_KEY)
+    return None if connection is None else connection.connection_id

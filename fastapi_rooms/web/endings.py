@@ -126,8 +126,9 @@ async def _handle(websocket: WebSocket, error: Exception) -> bool:
     if _is_default(handler):
         if not isinstance(error, WebSocketException):
             logger.warning(
-                "%s was raised after accept, where it cannot become a response: the client was closed",
-                type(error).__name__,
+                "%s was raised after accept on %s, where it cannot become a response: the client was closed",
+                f"HTTPException {error.status_code}" if isinstance(error, HTTPException) else type(error).__name__,
+                websocket.url.path,
             )
         return True
     if _is_async(handler):

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, params
+from fastapi import APIRouter
 from starlette.applications import Starlette
 from starlette.datastructures import State
 from starlette.routing import BaseRoute, Mount
@@ -36,6 +36,8 @@ class RoomsExtension:
     """
 
     def __init__(self, redis_url: str | None = None, *, settings: RoomsSettings | None = None) -> None:
+        if isinstance(redis_url, RoomsSettings):
+            raise ConfigurationError("settings go by name: write RoomsExtension(settings=RoomsSettings(...))")
         self.manager = (
             ConnectionManager(settings)
             if redis_url is None
@@ -68,7 +70,7 @@ class RoomsExtension:
         room: str | Source | None = None,
         user_id: Source | None = None,
         metadata: Source | None = None,
-        dependencies: Sequence[params.Depends] = (),
+        dependencies: Sequence[Source] = (),
         name: str | None = None,
     ) -> Callable[[F], F]:
         """Register a WebSocket route on `router`. See `fastapi_rooms.ws_route`."""

@@ -12,10 +12,12 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, FastAPI, params
+from pydantic import BaseModel
 from starlette.convertors import Convertor
 from starlette.routing import compile_path
 from starlette.websockets import WebSocket
 
+from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.web.dependencies import get_manager
@@ -48,7 +50,7 @@ def ws_route(
     room: str | Source | None = None,
     user_id: Source | None = None,
     metadata: Source | None = None,
-    dependencies: Sequence[params.Depends] = (),
+    dependencies: Sequence[Source] = (),
     name: str | None = None,
 ) -> Callable[[F], F]:
     """Register a WebSocket route. The decorated function stays callable as it was written.
@@ -73,22 +75,31 @@ def ws_route(
     Raises:
         ConfigurationError: The handler or the template cannot work.
     """
-    for label, source in (("user_id", user_id), ("metadata", metadata)):
-        if isinstance(source, str):
-            raise ConfigurationError(f"{label} takes a dependency, not the text {source!r}: pass the function itself")
+    if not isinstance(path, str):
+        raise ConfigurationError('ws_route takes a path: write @rooms.ws_route("/ws") or @ws_route(router, "/ws")')
+    if not isinstance(router, APIRouter | FastAPI):
+        raise ConfigurationError(
+            f"ws_route takes an APIRouter or a FastAPI app, not {type(router).__name__}: an extension has one as "
+            "rooms.router"
+        )
     template = _checked_template(room, _path_parameters(router, path)) if isinstance(room, str) else None
     sources = {_MANAGER: get_manager, _USER: user_id, _METADATA: metadata}
     if not isinstance(room, str):
         sources[_ROOM] = room
+
+    sourced = [
+        _parameter(key, Annotated[Any, _depends(key.removeprefix("rooms_"), source)])
+        for key, source in sources.items()
+        if source is not None
+    ]
+    solved_first = [_depends("dependencies", source) for source in dependencies]
 
     def register(function: F) -> F:
         parameters, handler = _read_handler(function)
         socket = next(
             (p.name for p in parameters if inspect.isclass(p.annotation) and issubclass(p.annotation, WebSocket)), None
         )
-        connecting = [
-            _parameter(key, Annotated[Any, _depends(source)]) for key, source in sources.items() if source is not None
-        ]
+        connecting = list(sourced)
         if socket is None:
             connecting.append(_parameter(_WEBSOCKET, WebSocket))
 
@@ -109,14 +120,19 @@ def ws_route(
         endpoint.__signature__ = inspect.Signature([*connecting, *parameters])  # type: ignore[attr-defined]
         endpoint.__name__ = getattr(function, "__name__", "handler")
         endpoint.__doc__ = function.__doc__
-        router.add_api_websocket_route(path, endpoint, name or endpoint.__name__, dependencies=list(dependencies))
+        router.add_api_websocket_route(path, endpoint, name or endpoint.__name__, dependencies=solved_first)
         return function
 
     return register
 
 
-def _depends(source: Source) -> params.Depends:
-    return source if isinstance(source, params.Depends) else Depends(source)
+def _depends(label: str, source: Source) -> params.Depends:
+    if isinstance(source, params.Depends):
+        return source
+    if callable(source):
+        dependency: params.Depends = Depends(source)
+        return dependency
+    raise ConfigurationError(f"{label} takes a dependency, not {source!r}: pass a function that FastAPI can call")
 
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:
@@ -125,6 +141,8 @@ def _parameter(name: str, annotation: Any) -> inspect.Parameter:
 
 def _read_handler(function: Callable[..., Any]) -> tuple[list[inspect.Parameter], Handler]:
     """Return the parameters that FastAPI has to fill, and the handler with the one that we fill."""
+    if not inspect.isroutine(function) or inspect.isgeneratorfunction(function):
+        raise ConfigurationError(f"{function!r} cannot be a handler: write a function, with `async def` if it yields")
     try:
         hints = get_type_hints(function, include_extras=True)
     except NameError as error:
@@ -137,10 +155,11 @@ def _read_handler(function: Callable[..., Any]) -> tuple[list[inspect.Parameter]
     for parameter in inspect.signature(function).parameters.values():
         annotation = hints.get(parameter.name, parameter.annotation)
         message_type = _message_type(annotation)
-        if message_type is not None:
+        if message_type is None:
+            _refuse_mistakes(function.__name__, parameter, annotation)
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation))
+        else:
             incoming[parameter.name] = message_type
-            continue
-        parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation))
     if len(incoming) > 1:
         raise ConfigurationError(
             f"{function.__name__}() has several Incoming parameters ({', '.join(incoming)}): take one, and use a union "
@@ -148,6 +167,28 @@ def _read_handler(function: Callable[..., Any]) -> tuple[list[inspect.Parameter]
         )
     name, message_type = next(iter(incoming.items()), (None, None))
     return parameters, Handler(function, name, message_type)
+
+
+def _refuse_mistakes(function: str, parameter: inspect.Parameter, annotation: Any) -> None:
+    """Refuse what FastAPI would take for a query parameter or a body, and then answer every client with 403."""
+    fix = ""
+    if parameter.kind not in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
+        fix = "name each parameter so that it can be passed by name"
+    elif _is_marked(annotation):
+        fix = "write Incoming around the whole type, such as Incoming[A | B]"
+    elif inspect.isclass(annotation) and not isinstance(parameter.default, params.Depends):
+        if issubclass(annotation, BaseModel):
+            fix = f"write Incoming[{annotation.__name__}] to take the client's messages, or Depends() for anything else"
+        elif issubclass(annotation, Connection):
+            fix = "write ConnectionDep, or Annotated[Connection, Depends(current_connection)]"
+        elif issubclass(annotation, ConnectionManager):
+            fix = "write ManagerDep, or Annotated[ConnectionManager, Depends(get_manager)]"
+    if fix:
+        raise ConfigurationError(f"{function}() cannot be given its parameter {parameter}: {fix}")
+
+
+def _is_marked(annotation: Any) -> bool:
+    return isinstance(annotation, _IncomingMark) or any(_is_marked(part) for part in get_args(annotation))
 
 
 def _message_type(annotation: Any) -> Any:
@@ -158,6 +199,8 @@ def _message_type(annotation: Any) -> Any:
     others = [mark for mark in marks if not isinstance(mark, _IncomingMark)]
     if len(others) == len(marks):
         return None
+    if isinstance(inner, TypeVar):
+        raise ConfigurationError("Incoming needs the type of the messages: write Incoming[str], Incoming[Say] …")
     return Annotated[(inner, *others)] if others else inner
 
 

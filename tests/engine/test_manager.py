@@ -10,7 +10,7 @@ import pytest
 
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError, MessageError, NotConnectedError
-from fastapi_rooms.domain.messages import MessageType
+from fastapi_rooms.domain.messages import Close, MessageType
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.manager import ConnectionManager
@@ -885,3 +885,19 @@ def test_the_manager_of_many_nodes_says_that_it_is_not_there_and_keeps_the_passw
     with pytest.raises(ConfigurationError, match="knows no Redis") as caught:
         DistributedWebSocketManager("redis://:hunter2@localhost")
     assert "hunter2" not in str(caught.value)
+
+
+async def test_a_websocket_does_wherever_a_connection_does(manager):
+    first, second = Peer(), Peer()
+    one = await manager.connect(first.websocket, "r")
+    two = await manager.connect(second.websocket, "r")
+    assert await manager.broadcast("psst", exclude=first.websocket) == 1
+    assert await manager.broadcast("psst", exclude=[first.websocket, two]) == 0
+    assert await manager.broadcast("psst", exclude=Peer().websocket) == 2
+    assert manager.disconnect(one.connection_id) is one
+    assert manager.disconnect(one.connection_id) is None
+
+
+def test_a_close_code_that_is_no_number_is_refused():
+    with pytest.raises(ConfigurationError, match="'4000' is no close code"):
+        Close("4000")
