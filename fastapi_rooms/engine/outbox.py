@@ -1,8 +1,8 @@
 """What waits to be sent to one connection. The only writer of its socket.
 
 Frames offered within one tick of the event loop leave together at its end, in one write where the wire can. Limits are
-judged only after a write was tried and the peer did not take it all: however much is offered within one tick, a healthy
-peer is not taken for a slow one. What is left of such a burst is an allowance on top of the limits until it is written.
+judged only after a write was tried and the peer did not take it all, or while the handshake hangs: however much is
+offered within one tick, a healthy peer is not taken for a slow one. What is left of such a burst is an allowance on top of the limits until it is written.
 So the bound on memory is the limit plus what single ticks offered, and messages are shared between outboxes.
 """
 
@@ -83,7 +83,7 @@ class Outbox:
         self._done: asyncio.Event | None = None  # made by the first `wait_until_done`; set with `is_done`
         self._taken = 0  # the wire's `taken` when it last moved
         self._stalled_since: float | None = None  # loop time since when nothing was taken; None: nothing waits
-        self.is_over = False  # a write was tried, and what is left exceeds the limits
+        self.is_over = False  # a write was tried, or the handshake hangs, and what is left exceeds the limits
         self.is_done = False  # nothing will be written any more; the server may still hold bytes
 
     def __len__(self) -> int:

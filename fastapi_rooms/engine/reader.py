@@ -59,7 +59,7 @@ class Reader:
         self._take_over_is_due = False  # `_take_over` runs at the end of this tick
 
     def start(self) -> None:
-        """Read in a task from now on; does nothing if one reads already, or somebody inline."""
+        """Read in a task from now on, unless a task or a waiting handler reads already, or nothing will come."""
         if self.task is None and not self.is_inline and not self.inbox.has_ended:
             self.task = asyncio.get_running_loop().create_task(self._read(), name="fastapi_rooms reader")
             self._tasks.add(self.task)
