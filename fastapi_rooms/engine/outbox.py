@@ -2,8 +2,9 @@
 
 Frames offered within one tick of the event loop leave together at its end, in one write where the wire can. Limits are
 judged only after a write was tried and the peer did not take it all, or while the handshake hangs: however much is
-offered within one tick, a healthy peer is not taken for a slow one. What is left of such a burst is an allowance on top of the limits until it is written.
-So the bound on memory is the limit plus what single ticks offered, and messages are shared between outboxes.
+offered within one tick, a healthy peer is not taken for a slow one. What is left of such a burst is an allowance on
+top of the limits until it is written. So the bound on memory is the limit plus what single ticks offered, and messages
+are shared between outboxes.
 """
 
 import asyncio
