@@ -15,3 +15,11 @@ class MessageError(RoomsError, ValueError):
 
 class NotConnectedError(RoomsError, RuntimeError):
     """A connection was used before it was accepted, or through a manager that does not hold it."""
+
+
+class ManagerNotStarted(RoomsError, RuntimeError):  # noqa: N818 - the name is part of the contract
+    """A manager of many nodes was used before `start()`."""
+
+
+class BackendUnavailable(RoomsError, ConnectionError):  # noqa: N818 - a state of the world, known by this name in the field
+    """Other nodes could not be told, or nobody knows whether they were. Members on this node have been served."""
