@@ -54,6 +54,19 @@ class RoomsSettings(BaseModel):
     """How many invalid messages in a row a client may send before it is closed with 1007."""
     disconnect_grace: Seconds = 5.0
     """How long a handler that is busy when its client goes may go on before it is cancelled."""
+    key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")] = "rooms"
+    """What the names of our Redis channels begin with. Apps that share one Redis need different ones."""
+    publish_timeout: Seconds = 2.0
+    """How long telling other nodes may take before it fails with `BackendUnavailable`. It is never repeated by itself,
+    since nobody knows whether it arrived."""
+    publish_failure: Literal["raise", "log"] = "raise"
+    """What happens when other nodes could not be told: `raise` has the sender wait for the backend's answer and raises
+    `BackendUnavailable`; `log` has nobody wait, counts it in `status.undelivered` and logs it."""
+    probe_interval: Seconds = 2.0
+    """How often a node checks that it hears what it publishes. A backend that went silent is noticed within
+    `probe_interval` and `publish_timeout` together."""
+    max_envelope_bytes: Bytes = 16 * 1024 * 1024
+    """The largest message that goes to other nodes, with its header. Redis cuts a subscriber off at 32 MB."""
     wire: Literal["auto", "asgi"] = "auto"
     """`auto` writes ready-made frames to uvicorn's transport where it is found and known; `asgi` never does."""
 

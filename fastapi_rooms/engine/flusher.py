@@ -7,6 +7,7 @@ from contextvars import Context
 from typing import Any
 
 from fastapi_rooms.engine.outbox import Outbox
+from fastapi_rooms.tasks import end_tasks
 
 logger = logging.getLogger("fastapi_rooms")
 
@@ -115,12 +116,3 @@ class Flusher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-async def end_tasks(tasks: set[asyncio.Task[None]]) -> None:
-    """Cancel tasks and wait for their end, again and again if they do not obey; tasks of other loops are left alone."""
-    loop = asyncio.get_running_loop()
-    while here := [task for task in tasks if task.get_loop() is loop and not task.done()]:
-        for task in here:
-            task.cancel()
-        await asyncio.wait(here)

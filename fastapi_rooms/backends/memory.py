@@ -1,0 +1,249 @@
+"""The backend in memory: several nodes in one process, each on an event loop and a thread of its own if it likes.
+
+For tests, and the simplest example of a backend. What crosses the hub crosses as bytes and without the publisher's
+context variables, as it would on a network. What was published before a node was cut off still reaches it, so that what
+it misses lies exactly within its gap.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Collection, Generator
+from contextvars import Context
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi_rooms.backends.contract import BackendStatus, Gap, Receiver
+from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, TargetKind, UndecodableError, decode, is_from
+from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError
+
+logger = logging.getLogger("fastapi_rooms")
+
+
+class Hub:
+    """The broker in memory: takes what one node publishes to the loops of the others. Thread-safe.
+
+    Attributes:
+        lock: Held while anything about the hub or one of its backends is read or changed.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._nodes: dict[MemoryBackend, None] = {}  # started and not stopped, first come first
+
+    def __repr__(self) -> str:
+        return f"<Hub nodes={len(self._nodes)}>"
+
+    def cut(self, backend: "MemoryBackend") -> None:
+        """Cut a backend off, running or not: it hears and reaches nobody until it is restored. Idempotent.
+
+        Raises:
+            ConfigurationError: It belongs to another hub.
+        """
+        self._check(backend)
+        with self.lock:
+            backend.on_cut()
+
+    def restore(self, backend: "MemoryBackend") -> None:
+        """Let a backend hear and reach the others again; if it is running, it reports a gap. Idempotent.
+
+        Raises:
+            ConfigurationError: It belongs to another hub.
+        """
+        self._check(backend)
+        with self.lock:
+            backend.on_restored()
+
+    def _check(self, backend: "MemoryBackend") -> None:
+        if backend.hub is not self:
+            raise ConfigurationError(f"{backend!r} belongs to another hub: use backend.hub")
+
+    # What the backends tell, holding the lock
+
+    def enter(self, backend: "MemoryBackend") -> None:
+        """Take note that a node is there."""
+        self._nodes[backend] = None
+
+    def leave(self, backend: "MemoryBackend") -> None:
+        """Take note that a node is gone."""
+        self._nodes.pop(backend, None)
+
+    def carry(self, target: Target, data: bytes) -> None:
+        """Take an envelope to the nodes subscribed to a target."""
+        for backend in tuple(self._nodes):
+            backend.on_published(target, data)
+
+
+@dataclass(slots=True, eq=False)
+class _Life:
+    """One life of a node, from its start to its stop."""
+
+    node_id: bytes
+    receiver: Receiver
+    loop: asyncio.AbstractEventLoop
+    was_connected: bool
+
+
+class MemoryBackend:
+    """Carries envelopes through a `Hub` in this process. See `Backend`.
+
+    May be started on any event loop, and after `stop()` on another one. A loop that was closed without `stop()` is a
+    node that died: nobody else notices.
+
+    Args:
+        hub: The hub that it shares with the other nodes.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self._life: _Life | None = None  # None: not started, or stopped, or found dead
+        self._is_cut = False
+        self._wanted: set[Target] = set()
+        self._degraded_since: datetime | None = datetime.now(UTC)
+        self._reconnects = 0
+        self._gaps = 0
+        self._undelivered = 0
+        self._undecodable = 0
+
+    def __repr__(self) -> str:
+        return f"<MemoryBackend targets={len(self._wanted)}{'' if self.status.connected else ' (degraded)'}>"
+
+    @property
+    def status(self) -> BackendStatus:
+        """The state as far as this node knows."""
+        with self.hub.lock:
+            return BackendStatus(
+                connected=self._degraded_since is None,
+                degraded_since=self._degraded_since,
+                reconnects=self._reconnects,
+                gaps=self._gaps,
+                undelivered=self._undelivered,
+                undecodable=self._undecodable,
+            )
+
+    async def start(self, node_id: str, receiver: Receiver, *, required: bool = False) -> None:
+        """See `Backend.start`; never waits."""
+        with self.hub.lock:
+            if self._life is not None and not self._life.loop.is_closed():
+                return
+            self._die()
+            if required and self._is_cut:
+                raise BackendUnavailable(
+                    "this node is cut off: restore it, or start with required=False, which connects when it is restored"
+                )
+            loop = asyncio.get_running_loop()
+            self._life = _Life(bytes.fromhex(node_id), receiver, loop, was_connected=not self._is_cut)
+            self.hub.enter(self)
+            if not self._is_cut:
+                self._degraded_since = None
+
+    async def stop(self) -> None:
+        """See `Backend.stop`; what was published has left at the call."""
+        with self.hub.lock:
+            self._die()
+
+    def publish(self, envelope: Envelope) -> Awaitable[None]:
+        """See `Backend.publish`. May be called from any thread."""
+        data = envelope.encode()
+        # Connections are reached through those who hear everybody.
+        target = EVERYBODY if envelope.target.kind is TargetKind.CONNECTION else envelope.target
+        with self.hub.lock:
+            if self._degraded_since is not None:
+                self._undelivered += 1
+                reason = "the backend is not started" if self._life is None else "this node is cut off"
+                return _Ready(BackendUnavailable(reason))
+            self.hub.carry(target, data)
+        return _Ready()
+
+    def subscribe(self, targets: Collection[Target]) -> Awaitable[None]:
+        """See `Backend.subscribe`; takes effect at the call. May be called from any thread."""
+        with self.hub.lock:
+            self._wanted.update(targets)
+        return _Ready()
+
+    def unsubscribe(self, targets: Collection[Target]) -> None:
+        """See `Backend.unsubscribe`; takes effect at the call. May be called from any thread."""
+        with self.hub.lock:
+            self._wanted.difference_update(targets)
+
+    # What the hub tells, holding the lock
+
+    def on_cut(self) -> None:
+        """Take note that this node is cut off."""
+        self._is_cut = True
+        self._degrade()
+
+    def on_restored(self) -> None:
+        """Take note that this node is cut off no more."""
+        was_cut, self._is_cut = self._is_cut, False
+        life, since = self._life, self._degraded_since
+        if not was_cut or life is None or since is None:
+            return
+        self._degraded_since = None
+        self._reconnects += life.was_connected
+        self._gaps += 1
+        life.was_connected = True
+        self._call(life, self._report, Gap(since, datetime.now(UTC), frozenset(self._wanted)))
+
+    def on_published(self, target: Target, data: bytes) -> None:
+        """Take an envelope to the loop of this node, if it is meant."""
+        life = self._life
+        if life is not None and not self._is_cut and target in self._wanted and not is_from(data, life.node_id):
+            self._call(life, self._hear, target, data)
+
+    def _call(self, life: _Life, function: Callable[..., None], *args: Any) -> None:
+        try:
+            life.loop.call_soon_threadsafe(function, life, *args, context=Context())
+        except RuntimeError:  # the loop is closed
+            self._die()
+
+    def _die(self) -> None:
+        self._life = None
+        self.hub.leave(self)
+        self._degrade()
+
+    def _degrade(self) -> None:
+        if self._degraded_since is None:
+            self._degraded_since = datetime.now(UTC)
+
+    # On the loop of the node
+
+    def _hear(self, life: _Life, target: Target, data: bytes) -> None:
+        with self.hub.lock:
+            if life is not self._life or target not in self._wanted:
+                return  # stopped or unsubscribed since then
+        try:
+            envelope = decode(data)
+        except UndecodableError as error:
+            with self.hub.lock:
+                self._undecodable += 1
+            logger.warning("dropped what is no envelope: %s", error)
+            return
+        try:
+            life.receiver.receive(envelope)
+        except Exception:
+            logger.exception("an envelope could not be delivered")
+
+    def _report(self, life: _Life, gap: Gap) -> None:
+        with self.hub.lock:
+            if life is not self._life:
+                return  # stopped since then
+        try:
+            life.receiver.missed(gap)
+        except Exception:
+            logger.exception("a gap could not be reported")
+
+
+class _Ready:
+    """An awaitable that is ready at once, and asks for nothing if nobody awaits it."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self, error: BackendUnavailable | None = None) -> None:
+        self._error = error
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if self._error is not None:
+            raise self._error
+        yield from ()

@@ -1,0 +1,55 @@
+"""A deadline that does not mistake a blocked event loop for a silent peer."""
+
+import asyncio
+from collections.abc import Callable
+
+LATE_SECONDS = 0.1
+"""A timer that fires this much late tells that the loop was blocked, and that nothing was read meanwhile."""
+GRACE_SECONDS = 0.05
+MAX_GRACES = 10
+
+
+class Alarm:
+    """Rings when something is due that has not happened.
+
+    Args:
+        due: When it is due, in the loop's time; None while nothing is. May move later at any time without a word.
+        ring: What is then done.
+    """
+
+    def __init__(self, due: Callable[[], float | None], ring: Callable[[], object]) -> None:
+        self._due = due
+        self._ring = ring
+        self._timer: asyncio.TimerHandle | None = None  # None: nothing was due when it was last looked at
+        self._graces = 0  # given in a row
+
+    def set(self) -> None:
+        """Look at what is due; cheap if it has been set before."""
+        if self._timer is None:
+            self._arm()
+
+    def stop(self) -> None:
+        """Ring no more, until it is set again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self) -> None:
+        due = self._due()
+        self._timer = None if due is None else asyncio.get_running_loop().call_at(due, self._on_timer, due)
+
+    def _on_timer(self, expected: float) -> None:
+        self._timer = None
+        due = self._due()
+        now = asyncio.get_running_loop().time()
+        if due is not None and due <= now:
+            if now - expected > LATE_SECONDS and self._graces < MAX_GRACES:
+                # What has arrived meanwhile is read now.
+                self._graces += 1
+                again = now + GRACE_SECONDS
+                self._timer = asyncio.get_running_loop().call_at(again, self._on_timer, again)
+                return
+            self._ring()
+        self._graces = 0
+        if self._timer is None:
+            self._arm()

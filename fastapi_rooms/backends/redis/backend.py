@@ -1,0 +1,217 @@
+"""The backend over Redis or Valkey."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Collection, Generator
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from redis.asyncio import Redis, RedisCluster
+
+from fastapi_rooms.backends.contract import BackendStatus, Gap, Receiver
+from fastapi_rooms.backends.redis.channels import Channels
+from fastapi_rooms.backends.redis.cluster import ClusterLinks
+from fastapi_rooms.backends.redis.link import Pace
+from fastapi_rooms.backends.redis.places import ClusterSeeds, locate
+from fastapi_rooms.backends.redis.routes import OneLink, Routes
+from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, TargetKind, UndecodableError, decode, is_from
+from fastapi_rooms.domain.errors import BackendUnavailable
+from fastapi_rooms.domain.seldom import Seldom
+from fastapi_rooms.domain.settings import RoomsSettings
+
+logger = logging.getLogger("fastapi_rooms")
+
+LOG_SECONDS = 60.0
+
+
+class RedisBackend:
+    """Carries envelopes by Redis pub/sub; in a Redis Cluster by sharded pub/sub. See `Backend`.
+
+    Args:
+        source: A URL, or a ready client of `redis.asyncio`, of which only address, credentials and TLS are used.
+        settings: `key_prefix`, `publish_timeout`, `probe_interval` and `max_envelope_bytes` are used.
+
+    Raises:
+        ConfigurationError: The source leads nowhere.
+    """
+
+    def __init__(self, source: str | Redis | RedisCluster, settings: RoomsSettings | None = None) -> None:
+        self._settings = settings if settings is not None else RoomsSettings()
+        self._place = locate(source, self._settings.publish_timeout)
+        self._channels = Channels(self._settings.key_prefix)
+        self._targets: dict[bytes, Target] = {}  # what is wanted, by channel
+        self._routes: Routes | None = None  # None: not started, or stopped
+        self._receiver: Receiver  # set by start
+        self._origin = b""  # set by start: the node's id, to know its own envelopes
+        self._connected = False
+        self._degraded_since: datetime | None = datetime.now(UTC)
+        self._was_connected = False  # since the start
+        self._reconnects = 0
+        self._gaps = 0
+        self._undelivered = 0
+        self._undecodable = 0
+        self._undecodable_said = Seldom(LOG_SECONDS)
+
+    def __repr__(self) -> str:
+        return f"<RedisBackend {self._place}{'' if self._connected else ' (degraded)'}>"
+
+    @property
+    def status(self) -> BackendStatus:
+        """The state as far as this node knows."""
+        return BackendStatus(
+            connected=self._connected,
+            degraded_since=self._degraded_since,
+            reconnects=self._reconnects,
+            gaps=self._gaps,
+            undelivered=self._undelivered,
+            undecodable=self._undecodable,
+        )
+
+    async def start(self, node_id: str, receiver: Receiver, *, required: bool = False) -> None:
+        """See `Backend.start`; waits at most `publish_timeout` for Redis."""
+        if self._routes is not None:
+            return
+        self._origin, self._receiver = bytes.fromhex(node_id), receiver
+        self._was_connected = False
+        pace = Pace(self._settings.publish_timeout, self._settings.probe_interval)
+        routes = self._routes = self._make_routes(node_id, pace)
+        routes.want(self._targets)
+        routes.start()
+        try:
+            try:
+                async with asyncio.timeout(pace.timeout):
+                    await routes.decided()
+            except TimeoutError:
+                logger.debug("%s did not answer in time", self._place)
+            self._check_start(routes, required=required)
+        except BaseException:
+            await self.stop()
+            raise
+
+    def _check_start(self, routes: Routes, *, required: bool) -> None:
+        if self._connected:
+            return
+        if required:
+            raise BackendUnavailable(
+                f"Redis ({self._place}) was not there within {self._settings.publish_timeout:g} s: start it, or start "
+                "with required=False, which connects when it comes"
+            ) from routes.last_error
+        logger.warning("starting degraded, %s is not there: %s", self._place, routes.last_error or "no answer in time")
+
+    async def stop(self) -> None:
+        """See `Backend.stop`."""
+        routes = self._routes
+        if routes is None:
+            return
+        await routes.flush()
+        self._routes = None
+        await routes.stop()
+        self._connected = False
+        self._degraded_since = datetime.now(UTC)
+
+    def publish(self, envelope: Envelope) -> Awaitable[object]:
+        """See `Backend.publish`."""
+        if self._routes is None:
+            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            failed.set_exception(BackendUnavailable("the backend is stopped"))
+            self._count(failed)
+            return failed
+        future = self._routes.publish(self._channels.of(envelope.target), envelope.encode())
+        future.add_done_callback(self._count)
+        return future
+
+    def subscribe(self, targets: Collection[Target]) -> Awaitable[None]:
+        """See `Backend.subscribe`."""
+        channels = [self._channels.of(target) for target in targets]
+        self._targets.update(zip(channels, targets, strict=True))
+        waiting = self._routes.want(channels) if self._routes is not None else []
+        return _Confirmations(waiting)
+
+    def unsubscribe(self, targets: Collection[Target]) -> None:
+        """See `Backend.unsubscribe`."""
+        channels = [self._channels.of(target) for target in targets]
+        for channel in channels:
+            self._targets.pop(channel, None)
+        if self._routes is not None:
+            self._routes.unwant(channels)
+
+    def is_settled(self) -> bool:
+        """Return whether Redis has confirmed exactly the channels that are wanted."""
+        return self._routes is not None and self._routes.is_settled()
+
+    def _make_routes(self, node_id: str, pace: Pace) -> Routes:
+        if isinstance(self._place, ClusterSeeds):
+            return ClusterLinks(self._place, pace, self, partial(self._channels.of_node, node_id))
+        return OneLink(self._place, pace, self, self._channels.of_node(node_id, 0))
+
+    def _count(self, published: asyncio.Future[Any]) -> None:
+        if not published.cancelled() and published.exception() is not None:
+            self._undelivered += 1
+
+    # What the routes tell
+
+    def on_health(self) -> None:
+        """Take note that the routes may have become healthy, or stopped being it."""
+        routes = self._routes
+        if routes is None or routes.is_healthy is self._connected:
+            return
+        self._connected = routes.is_healthy
+        if not self._connected:
+            self._degraded_since = datetime.now(UTC)
+            logger.warning("degraded: %s; other nodes are out of reach until it is back", routes.last_error)
+            return
+        self._degraded_since = None
+        if self._was_connected:
+            self._reconnects += 1
+            logger.warning("connected again: %s", self._place)
+        self._was_connected = True
+
+    def on_message(self, channel: bytes, payload: bytes) -> None:
+        """Hand an envelope of another node to the receiver."""
+        wanted = self._targets.get(channel)
+        if wanted is None or is_from(payload, self._origin):
+            return
+        try:
+            envelope = decode(payload, self._settings.max_envelope_bytes)
+        except UndecodableError as error:
+            self._drop(channel, error)
+            return
+        if envelope.target != wanted and (wanted, envelope.target.kind) != (EVERYBODY, TargetKind.CONNECTION):
+            self._drop(channel, UndecodableError("it belongs on another channel"))
+            return
+        try:
+            self._receiver.receive(envelope)
+        except Exception:
+            logger.exception("an envelope could not be delivered")
+
+    def on_repaired(self, since: datetime, channels: Collection[bytes]) -> None:
+        """Report a gap."""
+        self._gaps += 1
+        targets = frozenset(self._targets[channel] for channel in channels if channel in self._targets)
+        try:
+            self._receiver.missed(Gap(since, datetime.now(UTC), targets))
+        except Exception:
+            logger.exception("a gap could not be reported")
+
+    def _drop(self, channel: bytes, error: UndecodableError) -> None:
+        self._undecodable += 1
+        if self._undecodable_said.is_due(asyncio.get_running_loop().time()):
+            logger.warning(
+                "dropped what is no envelope on %s (%s); %d so far, said once a minute",
+                channel.decode("utf-8", "replace"),
+                error,
+                self._undecodable,
+            )
+
+
+class _Confirmations:
+    """Ready when all futures are. Cancelling the wait leaves them as they are, since others wait for them, too."""
+
+    def __init__(self, futures: list[asyncio.Future[None]]) -> None:
+        self._futures = futures
+
+    def __await__(self) -> Generator[Any, None, None]:
+        for future in self._futures:
+            if not future.done():
+                yield from asyncio.shield(future).__await__()

@@ -1,0 +1,33 @@
+"""Names of Redis channels.
+
+Names of rooms and users are percent-encoded: two names never give the same channel, and what is left (letters, digits,
+`_.-~%`) can be no pattern, no hash tag that picks a slot of a Redis Cluster, and none of our other channels.
+"""
+
+from urllib.parse import quote
+
+from fastapi_rooms.domain.envelope import Target, TargetKind
+
+_LETTERS = {TargetKind.ALL: "all", TargetKind.CONNECTION: "all", TargetKind.ROOM: "room", TargetKind.USER: "user"}
+
+
+class Channels:
+    """The channels of one app.
+
+    Args:
+        key_prefix: What all of them begin with.
+    """
+
+    def __init__(self, key_prefix: str) -> None:
+        self._prefix = key_prefix
+
+    def of(self, target: Target) -> bytes:
+        """Return the channel on which a target is reached; a connection is reached as everybody is."""
+        if target.kind in (TargetKind.ALL, TargetKind.CONNECTION):
+            return f"{self._prefix}:all".encode()
+        name = quote(target.name, safe="", errors="surrogatepass")
+        return f"{self._prefix}:{_LETTERS[target.kind]}:{name}".encode()
+
+    def of_node(self, node_id: str, number: int) -> bytes:
+        """Return one of the channels of a node, which it alone listens to. In a cluster it has one per shard."""
+        return f"{self._prefix}:node:{node_id}:{number}".encode()

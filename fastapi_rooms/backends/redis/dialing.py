@@ -1,0 +1,192 @@
+"""Fresh connections to one Redis server, by redis-py's own Connection.
+
+redis-py's clients and pub/sub objects retry, reconnect and time out by themselves in ways that lose or repeat messages
+without a word. Its plain Connection, used once and thrown away, gives the rest of the library: addresses, TLS,
+credentials, the protocol.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from fastapi_rooms.domain.errors import BackendUnavailable
+
+# What a user may say about a connection; everything else (pools, retries, time-outs, decoding) is decided here.
+_ALLOWED = frozenset(
+    {
+        "host",
+        "port",
+        "path",
+        "username",
+        "password",
+        "credential_provider",
+        "client_name",
+        "driver_info",
+        "lib_name",
+        "lib_version",
+        "socket_keepalive",
+        "socket_keepalive_options",
+        "socket_type",
+    }
+)
+
+_LOST = (RedisError, OSError, EOFError, AttributeError, RuntimeError)
+"""What redis-py raises from a connection that is gone; the last two leak out of its parser and streams."""
+
+
+class Lost(Exception):  # noqa: N818 - never leaves this package
+    """A connection is gone."""
+
+
+class Server:
+    """One Redis server, and how to connect to it.
+
+    Args:
+        connection_class: redis-py's class for TCP, TLS or a unix socket.
+        options: What redis-py takes for it; only what concerns address, credentials and TLS is used.
+        timeout: How long a connection may take, in seconds.
+    """
+
+    def __init__(self, connection_class: type[AbstractConnection], options: Mapping[str, Any], timeout: float) -> None:
+        self.connection_class = connection_class
+        self.options = {k: v for k, v in options.items() if k in _ALLOWED or k.startswith("ssl_")}
+        self._timeout = timeout
+
+    def __str__(self) -> str:
+        """Say where it is, without credentials."""
+        if "path" in self.options:
+            return f"unix:{self.options['path']}"
+        host, port = self.address
+        return f"{host}:{port}"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port; redis-py's defaults where nothing was said."""
+        return self.options.get("host") or "localhost", int(self.options.get("port") or 6379)
+
+    def at(self, host: str, port: int) -> "Server":
+        """Return another server, reached in the same way."""
+        return Server(self.connection_class, {**self.options, "host": host, "port": port}, self._timeout)
+
+    async def dial(self) -> AbstractConnection:
+        """Connect and authenticate.
+
+        Raises:
+            BackendUnavailable: It cannot be reached, does not answer in time, or refuses us.
+        """
+        connection = self.connection_class(
+            **self.options,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=None,
+            socket_connect_timeout=self._timeout,
+            health_check_interval=0,
+        )
+        try:
+            async with asyncio.timeout(self._timeout):
+                await connection.connect()  # type: ignore[no-untyped-call] # redis-py left it without types
+        except (*_LOST, TimeoutError) as error:
+            await close(connection)
+            raise BackendUnavailable(f"Redis at {self} cannot be reached: {_text(error)}") from error
+        except BaseException:
+            await close(connection)
+            raise
+        return connection
+
+    async def ask(self, *command: str) -> Any:
+        """Connect, send one command, return the answer and hang up.
+
+        Raises:
+            BackendUnavailable: There was none in time, or it was an error.
+        """
+        connection = await self.dial()
+        try:
+            async with asyncio.timeout(self._timeout):
+                answer = await ask(connection, *command)
+        except (Lost, TimeoutError) as error:
+            raise BackendUnavailable(f"Redis at {self} did not answer {command[0]}: {_text(error)}") from error
+        finally:
+            await close(connection)
+        if isinstance(answer, Exception):
+            raise BackendUnavailable(f"Redis at {self} refused {command[0]}: {answer}") from answer
+        return answer
+
+
+async def ask(connection: AbstractConnection, *command: str) -> Any:
+    """Send a command on a connection that nobody else reads, and return the answer; it may be an error.
+
+    Raises:
+        Lost: The connection is gone.
+    """
+    await send(connection, [pack(connection, *command)])
+    return await read(connection)
+
+
+def pack(connection: AbstractConnection, *command: str | bytes) -> bytes:
+    """Return a command as bytes."""
+    return b"".join(connection.pack_command(*command))
+
+
+async def send(connection: AbstractConnection, commands: list[bytes]) -> None:
+    """Write packed commands.
+
+    Raises:
+        Lost: The connection is gone.
+    """
+    # redis-py would make a new connection without a word, in which nothing is subscribed and from which nobody reads.
+    if not connection.is_connected:
+        raise Lost("closed")
+    try:
+        await connection.send_packed_command([b"".join(commands)], check_health=False)
+    except _LOST as error:
+        raise Lost(_text(error)) from error
+
+
+async def read(connection: AbstractConnection) -> Any:
+    """Wait for what Redis says next; an error that answers a command is returned.
+
+    Raises:
+        Lost: The connection is gone.
+    """
+    try:
+        return await connection.read_response(disable_decoding=True)
+    except ResponseError as answer:
+        return answer
+    except _LOST as error:
+        raise Lost(_text(error)) from error
+
+
+def hang_up(connection: AbstractConnection) -> None:
+    """End a connection at once; what was not written is not written any more. Its reader sees the end. Idempotent."""
+    # redis-py only closes, which first writes what is left: to a Redis that stands still, for ever, or much later.
+    writer = connection._writer  # noqa: SLF001 - it has no other way to the transport; a test of facts watches the name
+    if writer is not None:
+        writer.transport.abort()
+
+
+async def close(connection: AbstractConnection) -> None:
+    """Hang up, and leave nothing behind. For the owner of a connection; does not wait."""
+    hang_up(connection)
+    with suppress(*_LOST):
+        await connection.disconnect(nowait=True)
+
+
+def check_role(answer: object) -> None:
+    """Check what a server said to ROLE.
+
+    Raises:
+        BackendUnavailable: It is not a master: what is published to it reaches nobody else.
+    """
+    role = answer[0] if isinstance(answer, list) and answer else answer
+    if role != b"master":
+        raise BackendUnavailable(f"this Redis server is no master any more: {role!r}")
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,280 @@
+"""All that a node has to do with one Redis server: a publishing line, a listener, and the proof that they work.
+
+The proof is a probe: every few seconds the node publishes to a channel of its own, by the path of every other publish,
+and has to hear it in time. Nothing else counts as health: a connection that is up says nothing.
+"""
+
+import asyncio
+import logging
+from contextvars import Context
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from redis.exceptions import ResponseError
+
+from fastapi_rooms.backends.redis.alarm import Alarm
+from fastapi_rooms.backends.redis.dialing import check_role
+from fastapi_rooms.backends.redis.listening import Listener, Sharded
+from fastapi_rooms.backends.redis.publishing import Command, PublishLine
+from fastapi_rooms.backends.redis.supervised import Dial
+from fastapi_rooms.domain.errors import BackendUnavailable
+from fastapi_rooms.tasks import end_tasks
+
+logger = logging.getLogger("fastapi_rooms")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a link waits, in seconds."""
+
+    timeout: float
+    """For an answer, and for the probe to be heard."""
+    probe_interval: float
+    """Between two probes."""
+
+
+class LinkOwner(Protocol):
+    """What a link calls. Nothing of it may block or raise."""
+
+    def on_health(self, link: "Link") -> None:
+        """Take note that the link became healthy, or stopped being it, or failed to."""
+        ...
+
+    def on_message(self, channel: bytes, payload: bytes) -> None:
+        """Take a message."""
+        ...
+
+    def on_repaired(self, link: "Link", since: datetime) -> None:
+        """Take note that the link hears again; what it listens to may have missed something since then."""
+        ...
+
+
+class ShardOwner(LinkOwner, Protocol):
+    """What a link to one shard of a cluster calls beside that."""
+
+    def on_refused(self, link: "Link", command: Command, error: ResponseError) -> bool:
+        """Take care of a command that was answered with an error; False if it is to fail."""
+        ...
+
+    def on_moved(self, link: "Link") -> None:
+        """Take note that a channel that the link wants belongs to another shard."""
+        ...
+
+    def on_confirmed(self, channel: bytes) -> None:
+        """Take note that a channel is heard."""
+        ...
+
+
+class Link:
+    """Publishes to one server and hears it.
+
+    Args:
+        name: Where it leads, for logs and names of tasks.
+        dial: Makes a fresh connection to the server.
+        pace: How long to wait.
+        owner: Whom to tell.
+        probe_channel: A channel of its own.
+        must_be_master: The server is asked for its role at every probe: one that was demoted goes on answering.
+        shards: Whom to tell about a shard; given, sharded channels are used.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dial: Dial,
+        pace: Pace,
+        owner: LinkOwner,
+        probe_channel: bytes,
+        *,
+        must_be_master: bool = False,
+        shards: ShardOwner | None = None,
+    ) -> None:
+        self.name = name
+        self._pace = pace
+        self._owner = owner
+        self.probe_channel = probe_channel
+        self._must_be_master = must_be_master
+        self._publish_word = b"PUBLISH" if shards is None else b"SPUBLISH"
+        self.line = PublishLine(
+            f"fastapi_rooms publishing to {name}",
+            dial,
+            self._on_change,
+            pace.timeout,
+            None if shards is None else lambda command, error: shards.on_refused(self, command, error),
+        )
+        self.listener = Listener(
+            f"fastapi_rooms listening to {name}",
+            dial,
+            self._on_change,
+            pace.timeout,
+            self._on_message,
+            None if shards is None else Sharded(lambda: shards.on_moved(self), shards.on_confirmed),
+        )
+        self._changed = asyncio.Event()  # a side was made or lost or has caught up, or it is time for a probe
+        self._decided = asyncio.Event()  # it was healthy once, or has failed once
+        self._is_healthy = False
+        self._has_failed = False  # since the last proof
+        self._heard_since = datetime.now(UTC)  # what was published before that has been heard, or was before our time
+        self._heard_through = 0  # by which of the listener's connections the last probe was heard; 0: none yet
+        self._token = b"0"  # of the last probe
+        self._probe: asyncio.Future[None] | None = None  # what waits for the probe to be heard; None: nothing does
+        self._probe_due = 0.0
+        self._alarm = Alarm(self._due, self._on_silence)
+        self._task: asyncio.Task[None] | None = None  # None: not started, or stopped
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the last probe was heard, and nothing was lost since."""
+        return self._is_healthy
+
+    @property
+    def last_error(self) -> BackendUnavailable | None:
+        """Why it is not healthy, as far as that is known."""
+        return self.line.last_error or self.listener.last_error
+
+    @property
+    def heard_since(self) -> datetime:
+        """What was published before that has been heard."""
+        return self._heard_since
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self.listener.want([self.probe_channel])
+        self.line.start()
+        self.listener.start()
+        self._task = asyncio.get_running_loop().create_task(
+            self._watch(), name=f"fastapi_rooms watching {self.name}", context=Context()
+        )
+
+    async def stop(self) -> None:
+        """Hang up. Leaves no task."""
+        if self._task is not None:
+            await end_tasks([self._task])
+            self._task = None
+        self._alarm.stop()
+        await self.line.stop()
+        await self.listener.stop()
+
+    async def decided(self) -> None:
+        """Wait until the first attempt has succeeded or failed."""
+        await self._decided.wait()
+
+    def publish(self, channel: bytes, payload: bytes) -> asyncio.Future[object]:
+        """Publish; see `PublishLine.send`."""
+        return self.line.send(self._publish_word, channel, payload)
+
+    def publishing(self, channel: bytes, payload: bytes) -> Command:
+        """Make what `publish` sends, without sending it."""
+        return self.line.make(self._publish_word, channel, payload)
+
+    def probe_by(self, channel: bytes) -> None:
+        """Use another channel of its own from now on."""
+        if channel != self.probe_channel:
+            self.listener.want([channel])
+            self.listener.unwant([self.probe_channel])
+            self.probe_channel = channel
+
+    # Health
+
+    def _on_change(self) -> None:
+        """Look at both sides after one of them has changed."""
+        self._changed.set()
+        if self._is_ready():
+            return
+        failed = self.last_error is not None
+        self._has_failed |= failed
+        if self._probe is not None and not self._probe.done():
+            self._probe.set_exception(BackendUnavailable("the connection was lost before the probe was heard"))
+        if failed:
+            self._is_healthy = False
+            self._decided.set()
+            self._owner.on_health(self)
+
+    def _is_ready(self) -> bool:
+        return self.line.is_up and self.listener.is_hearing
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            while not self._is_ready():
+                self._changed.clear()
+                await self._changed.wait()
+            sent = datetime.now(UTC)
+            through = self.listener.connections_made
+            channel = self.probe_channel
+            try:
+                await self._probe_once()
+            except BackendUnavailable as error:
+                if self._is_ready() and channel == self.probe_channel:
+                    # Both connections are up, and yet this node is mute or deaf.
+                    logger.debug("%s: %s", self.name, error)
+                    self.line.drop(str(error))
+                    self.listener.drop(str(error))
+                continue
+            self._prove(sent, through)
+            self._changed.clear()
+            timer = loop.call_later(self._pace.probe_interval, self._changed.set)
+            try:
+                await self._changed.wait()
+            finally:
+                timer.cancel()
+
+    async def _probe_once(self) -> None:
+        """Publish to a channel of our own, and wait until it is heard.
+
+        Raises:
+            BackendUnavailable: It was not, in time, or the server is not what it should be.
+        """
+        loop = asyncio.get_running_loop()
+        self._token = str(int(self._token) + 1).encode()
+        self._probe = loop.create_future()
+        self._probe_due = loop.time() + self._pace.timeout
+        self._alarm.set()
+        try:
+            for confirmed in self.listener.want([self.probe_channel]):
+                await asyncio.shield(confirmed)
+            answers = [self.publish(self.probe_channel, self._token)]
+            if self._must_be_master:
+                answers.append(self.line.send(b"ROLE"))
+            _, *roles = await asyncio.gather(*answers)
+            for role in roles:
+                check_role(role)
+            await self._probe
+        finally:
+            if self._probe.done() and not self._probe.cancelled():
+                self._probe.exception()  # seen, also if something else failed first
+            self._probe = None
+            self._alarm.stop()
+
+    def _on_message(self, channel: bytes, payload: bytes) -> None:
+        if channel != self.probe_channel:
+            self._owner.on_message(channel, payload)
+        elif payload == self._token and self._probe is not None and not self._probe.done():
+            self._probe.set_result(None)
+
+    def _due(self) -> float | None:
+        return None if self._probe is None or self._probe.done() else self._probe_due
+
+    def _on_silence(self) -> None:
+        if self._probe is not None and not self._probe.done():
+            self._probe.set_exception(
+                BackendUnavailable(
+                    f"Redis took what was published, but it was not heard within {self._pace.timeout:g} s"
+                )
+            )
+
+    def _prove(self, sent: datetime, through: int) -> None:
+        """Take note of a probe that was heard."""
+        self.line.prove()
+        self.listener.prove()
+        since, self._heard_since = self._heard_since, sent
+        is_first = self._heard_through == 0 and not self._has_failed
+        is_repaired = self._heard_through != through and not is_first
+        self._heard_through, self._has_failed = through, False
+        if not self._is_healthy:
+            self._is_healthy = True
+            self._decided.set()
+            self._owner.on_health(self)
+        if is_repaired:
+            self._owner.on_repaired(self, since)

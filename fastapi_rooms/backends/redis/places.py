@@ -1,0 +1,183 @@
+"""Where Redis is: one server, a master that Sentinel names, or a cluster; by URL or by a ready redis-py client."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
+from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedSSLConnection
+
+from fastapi_rooms.backends.redis.dialing import Lost, Server, ask, check_role, close
+from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError
+
+Source = str | Redis | RedisCluster
+"""What a user says where Redis is."""
+
+_FORMS = (
+    "redis://host:6379, rediss://host:6380 (TLS), unix:///path, redis+sentinel://host:26379,host:26379/master-name or "
+    "redis+cluster://host:7000,host:7001"
+)
+_SENTINEL_PREFIX = "sentinel_"
+
+
+@dataclass(frozen=True, slots=True)
+class OneServer:
+    """A server at a fixed address."""
+
+    server: Server
+    must_be_master = False
+
+    def __str__(self) -> str:
+        """Say where it is, without credentials."""
+        return str(self.server)
+
+    async def dial(self) -> AbstractConnection:
+        """Connect. Raises BackendUnavailable."""
+        return await self.server.dial()
+
+
+@dataclass(frozen=True, slots=True)
+class SentinelMaster:
+    """The server that Sentinel names as master at the moment; asked anew for every connection."""
+
+    service: str
+    sentinels: tuple[Server, ...]
+    server: Server
+    """How to connect to the master; its address is what Sentinel says."""
+    timeout: float
+    must_be_master = True
+
+    def __str__(self) -> str:
+        """Say where it is, without credentials."""
+        return f"master {self.service!r} of the Sentinels at {', '.join(map(str, self.sentinels))}"
+
+    async def dial(self) -> AbstractConnection:
+        """Ask one Sentinel after the other and connect to what it names. Raises BackendUnavailable."""
+        host, port = await self._master()
+        connection = await self.server.at(host, port).dial()
+        try:
+            async with asyncio.timeout(self.timeout):
+                check_role(await ask(connection, "ROLE"))
+        except (Lost, TimeoutError) as error:
+            await close(connection)
+            raise BackendUnavailable(f"the {self} did not tell its role") from error
+        except BaseException:
+            await close(connection)
+            raise
+        return connection
+
+    async def _master(self) -> tuple[str, int]:
+        errors = []
+        for sentinel in self.sentinels:
+            try:
+                answer = await sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
+            except BackendUnavailable as error:
+                errors.append(str(error))
+                continue
+            if answer:
+                host, port = answer
+                return host.decode(), int(port)
+            errors.append(f"the Sentinel at {sentinel} knows no master {self.service!r}")
+        raise BackendUnavailable("; ".join(errors))
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSeeds:
+    """Servers of a Redis Cluster, any of which tells where the others are."""
+
+    servers: tuple[Server, ...]
+
+    def __str__(self) -> str:
+        """Say where it is, without credentials."""
+        return f"cluster at {', '.join(map(str, self.servers))}"
+
+
+Place = OneServer | SentinelMaster | ClusterSeeds
+
+
+def locate(source: Source, timeout: float) -> Place:
+    """Return where Redis is. No error and no `str` of the result shows a password.
+
+    Raises:
+        ConfigurationError: It is no URL or client that can be used.
+    """
+    if isinstance(source, str):
+        return _by_url(source, timeout)
+    if isinstance(source, RedisCluster):
+        options = source.connection_kwargs
+        connection_class = options.get("connection_class", Connection)
+        base = Server(connection_class, options, timeout)
+        return ClusterSeeds(
+            tuple(base.at(node.host, int(node.port)) for node in source.get_nodes() or source.startup_nodes)
+        )
+    if isinstance(source, Redis):
+        return _by_client(source, timeout)
+    raise ConfigurationError(
+        f"a Redis URL or a client of redis.asyncio is needed, not {type(source).__module__}.{type(source).__name__}: "
+        f"write {_FORMS}"
+    )
+
+
+def _by_client(client: Redis, timeout: float) -> Place:
+    pool = client.connection_pool
+    if not isinstance(pool, SentinelConnectionPool):
+        return OneServer(Server(pool.connection_class, pool.connection_kwargs, timeout))
+    is_tls = issubclass(pool.connection_class, SentinelManagedSSLConnection)
+    sentinels = tuple(
+        Server(one.connection_pool.connection_class, one.connection_pool.connection_kwargs, timeout)
+        for one in pool.sentinel_manager.sentinels
+    )
+    server = Server(SSLConnection if is_tls else Connection, pool.connection_kwargs, timeout)
+    return SentinelMaster(pool.service_name, sentinels, server, timeout)
+
+
+def _by_url(url: str, timeout: float) -> Place:
+    # No error is chained or quoted here: it would show parts of the URL, and with them the password.
+    try:
+        parts = urlsplit(url)
+        base, _, kind = parts.scheme.partition("+")
+        hosts = parts.netloc.rpartition("@")[2].split(",")
+        if base in ("redis", "rediss") and kind == "sentinel":
+            return _sentinel_by_url(parts, base, hosts, timeout)
+        if base in ("redis", "rediss") and kind == "cluster":
+            return ClusterSeeds(tuple(_server(_with_host(parts, base, host, parts.path), timeout) for host in hosts))
+        return OneServer(_server(url, timeout))  # refuses any other scheme
+    except ValueError:
+        pass
+    raise ConfigurationError(
+        f"this is no URL that leads to Redis (it is not shown, it may hold a password): write {_FORMS}"
+    )
+
+
+def _sentinel_by_url(parts: SplitResult, base: str, hosts: list[str], timeout: float) -> SentinelMaster:
+    service, _, database = parts.path.strip("/").partition("/")
+    if not service:
+        raise ValueError("no name of a master")
+    options = {
+        name.removeprefix(_SENTINEL_PREFIX): values[0]
+        for name, values in parse_qs(parts.query).items()
+        if name.startswith(_SENTINEL_PREFIX)
+    }
+    sentinels = tuple(
+        _server(f"{base}://{host if ':' in host.rpartition(']')[2] else f'{host}:26379'}", timeout, options)
+        for host in hosts
+    )
+    return SentinelMaster(
+        unquote(service), sentinels, _server(_with_host(parts, base, hosts[0], f"/{database}"), timeout), timeout
+    )
+
+
+def _with_host(parts: SplitResult, scheme: str, host: str, path: str) -> str:
+    credentials, at, _ = parts.netloc.rpartition("@")
+    return parts._replace(scheme=scheme, netloc=f"{credentials}{at}{host}", path=path).geturl()
+
+
+def _server(url: str, timeout: float, more: Mapping[str, Any] | None = None) -> Server:
+    options: dict[str, Any] = {**parse_url(url), **(more or {})}
+    connection_class = options.pop("connection_class", Connection)
+    if issubclass(connection_class, SSLConnection):
+        options.setdefault("ssl_check_hostname", True)  # redis-py's own default since 6.0
+    return Server(connection_class, options, timeout)

@@ -1,0 +1,124 @@
+"""For code that is no web process: a worker, a cron job, a script."""
+
+import asyncio
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+from fastapi_rooms.backends.contract import BackendStatus, Gap
+from fastapi_rooms.backends.redis.backend import RedisBackend
+from fastapi_rooms.backends.redis.places import Source
+from fastapi_rooms.domain.close_codes import CloseCode
+from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, check_size, room_target, user_target
+from fastapi_rooms.domain.errors import BackendUnavailable
+from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
+from fastapi_rooms.domain.settings import RoomsSettings
+
+
+class _Deaf:
+    """A receiver that hears nothing: a publisher is subscribed to nothing."""
+
+    def receive(self, envelope: Envelope) -> None:
+        """Take nothing."""
+
+    def missed(self, gap: Gap) -> None:
+        """Miss nothing."""
+
+
+class Publisher:
+    """Sends to the connections of all nodes, from code that has none itself.
+
+    `async with Publisher(url) as publisher: await publisher.broadcast_to_room("news", {"text": "…"})`
+
+    Without `async with` it connects at the first call; then `await publisher.stop()` at the end.
+
+    **Delivery** is at most once, to nodes that are connected. Nobody knows to how many connections, so the methods
+    return nothing. **Order**: what one publisher sends to one room arrives in that order. **Cancellation** takes
+    nothing back.
+
+    Args:
+        redis_url: As for `DistributedWebSocketManager`.
+        settings: `key_prefix`, `publish_timeout` and `max_envelope_bytes` must fit those of the nodes.
+
+    Raises:
+        ConfigurationError: The URL leads nowhere.
+    """
+
+    def __init__(self, redis_url: Source, *, settings: RoomsSettings | None = None) -> None:
+        self._settings = settings if settings is not None else RoomsSettings()
+        self._backend = RedisBackend(redis_url, self._settings)
+        self._id = uuid4().hex
+        self._starting = asyncio.Lock()
+        self._is_started = False
+
+    def __repr__(self) -> str:
+        return f"<Publisher {self._backend!r}>"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def status(self) -> BackendStatus:
+        """Whether Redis is there."""
+        return self._backend.status
+
+    async def start(self) -> None:
+        """Connect. Idempotent; called by the first call that sends.
+
+        Raises:
+            BackendUnavailable: Redis was not there within `publish_timeout`.
+        """
+        async with self._starting:
+            if not self._is_started:
+                await self._backend.start(self._id, _Deaf(), required=True)
+                self._is_started = True
+
+    async def stop(self) -> None:
+        """Wait for what is under way, then hang up. Idempotent; it can be started again."""
+        async with self._starting:
+            await self._backend.stop()
+            self._is_started = False
+
+    async def broadcast(self, message: Any, message_type: MessageType | str | None = None) -> None:
+        """Send to everybody.
+
+        Raises:
+            MessageError: The message cannot be encoded, or is too large.
+            BackendUnavailable: Redis did not take it in time; nobody knows whether it arrived.
+        """
+        await self._publish(EVERYBODY, encode(message, message_type))
+
+    async def broadcast_to_room(self, room: str, message: Any, message_type: MessageType | str | None = None) -> None:
+        """Send to the members of a room. Raises as `broadcast` does."""
+        await self._publish(room_target(room), encode(message, message_type))
+
+    async def send_to_user(self, user_id: str, message: Any, message_type: MessageType | str | None = None) -> None:
+        """Send to all connections of a user. Raises as `broadcast` does."""
+        await self._publish(user_target(user_id), encode(message, message_type))
+
+    async def close_user(self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close all connections of a user, behind what was sent to them before.
+
+        Raises:
+            ConfigurationError: The code may not be sent.
+            BackendUnavailable: Redis did not take it in time.
+        """
+        await self._publish(user_target(user_id), Close(code, reason))
+
+    async def _publish(self, target: Target, content: Message | Close) -> None:
+        envelope = Envelope(self._id, target, content)
+        check_size(envelope, self._settings.max_envelope_bytes)
+        if not self._is_started:
+            await self.start()
+        try:
+            await self._backend.publish(envelope)
+        except BackendUnavailable as error:
+            raise BackendUnavailable(
+                f"the nodes were not told, or not for certain: {error}. Send again later"
+            ) from error

@@ -1,0 +1,80 @@
+"""Which server of a Redis Cluster has which slot."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from redis.crc import key_slot
+from redis.exceptions import MovedError, ResponseError
+
+Address = tuple[str, int]
+
+SLOTS = 16_384
+
+
+def slot_of(channel: bytes) -> int:
+    """Return the slot of a channel. Our channels have no hash tag, so the whole name counts."""
+    return int(key_slot(channel))
+
+
+class SlotTable:
+    """The owners of all slots, as one server of the cluster told them."""
+
+    def __init__(self) -> None:
+        self._owners: list[Address | None] = [None] * SLOTS
+
+    def owner(self, slot: int) -> Address | None:
+        """Return who has a slot; None if nobody has."""
+        return self._owners[slot]
+
+    def owners(self) -> frozenset[Address]:
+        """Return everybody who has a slot."""
+        return frozenset(owner for owner in self._owners if owner is not None)
+
+    def slots_of(self, owner: Address) -> frozenset[int]:
+        """Return the slots of a server."""
+        return frozenset(slot for slot, one in enumerate(self._owners) if one == owner)
+
+    def is_complete(self) -> bool:
+        """Return whether every slot has an owner."""
+        return None not in self._owners
+
+    def move(self, slot: int, owner: Address) -> None:
+        """Take note that a slot has another owner now."""
+        self._owners[slot] = owner
+
+    def replace(self, answer: Any, asked: Address) -> None:
+        """Take over what a server said to CLUSTER SLOTS.
+
+        Args:
+            answer: `[[first, last, [host, port, …], replicas…], …]`.
+            asked: Whom it was; a server that does not know its own name leaves the host empty.
+
+        Raises:
+            ValueError: It is no such answer.
+        """
+        owners: list[Address | None] = [None] * SLOTS
+        try:
+            for first, last, (host, port, *_), *_replicas in answer:
+                owners[first : last + 1] = [(host.decode() if host else asked[0], int(port))] * (last + 1 - first)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"no answer to CLUSTER SLOTS: {error}") from error
+        if len(owners) != SLOTS:
+            raise ValueError("no answer to CLUSTER SLOTS: slots out of range")
+        self._owners = owners
+
+
+def moved_to(error: ResponseError, asked: Address) -> Address | None:
+    """Return where a slot is, if an error says that it has moved.
+
+    Args:
+        error: What a server answered.
+        asked: Which one it was; a server that does not know the other's name leaves the host empty.
+    """
+    if not isinstance(error, MovedError):
+        return None
+    return error.host or asked[0], int(error.port)
+
+
+def channel_in(slots: frozenset[int], candidates: Iterable[bytes]) -> bytes:
+    """Return the first of an endless row of channels that lies in one of the slots; the first if there are none."""
+    return next(channel for channel in candidates if not slots or slot_of(channel) in slots)

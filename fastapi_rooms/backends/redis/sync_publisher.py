@@ -1,0 +1,141 @@
+"""`Publisher` for code without an event loop."""
+
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+import redis
+from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from fastapi_rooms.backends.redis.channels import Channels
+from fastapi_rooms.backends.redis.dialing import Server
+from fastapi_rooms.backends.redis.places import ClusterSeeds, Place, SentinelMaster, Source, locate
+from fastapi_rooms.domain.close_codes import CloseCode
+from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, check_size, room_target, user_target
+from fastapi_rooms.domain.errors import BackendUnavailable
+from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
+from fastapi_rooms.domain.settings import RoomsSettings
+
+
+class SyncPublisher:
+    """Sends to the connections of all nodes, from code that has neither connections nor an event loop. Thread-safe.
+
+    `with SyncPublisher(url) as publisher: publisher.broadcast_to_room("news", {"text": "…"})`
+
+    It connects at the first call. **Delivery** is at most once, to nodes that are connected; a call that fails is not
+    repeated. **Order** is that of the calls of one thread.
+
+    Args:
+        redis_url: As for `DistributedWebSocketManager`; a client of `redis.asyncio` lends its address, credentials and
+            TLS settings.
+        settings: `key_prefix` and `max_envelope_bytes` must fit those of the nodes; `publish_timeout` is how long a
+            call may take.
+
+    Raises:
+        ConfigurationError: The URL leads nowhere.
+    """
+
+    def __init__(self, redis_url: Source, *, settings: RoomsSettings | None = None) -> None:
+        self._settings = settings if settings is not None else RoomsSettings()
+        self._place = locate(redis_url, self._settings.publish_timeout)
+        self._channels = Channels(self._settings.key_prefix)
+        self._id = uuid4().hex
+        self._word = "SPUBLISH" if isinstance(self._place, ClusterSeeds) else "PUBLISH"
+        self._client: Any = None  # made at the first call: a cluster is asked for its table then
+
+    def __repr__(self) -> str:
+        return f"<SyncPublisher {self._place}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up. Idempotent; the next call connects again."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def broadcast(self, message: Any, message_type: MessageType | str | None = None) -> None:
+        """Send to everybody.
+
+        Raises:
+            MessageError: The message cannot be encoded, or is too large.
+            BackendUnavailable: Redis did not take it in time; nobody knows whether it arrived.
+        """
+        self._publish(EVERYBODY, encode(message, message_type))
+
+    def broadcast_to_room(self, room: str, message: Any, message_type: MessageType | str | None = None) -> None:
+        """Send to the members of a room. Raises as `broadcast` does."""
+        self._publish(room_target(room), encode(message, message_type))
+
+    def send_to_user(self, user_id: str, message: Any, message_type: MessageType | str | None = None) -> None:
+        """Send to all connections of a user. Raises as `broadcast` does."""
+        self._publish(user_target(user_id), encode(message, message_type))
+
+    def close_user(self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close all connections of a user, behind what was sent to them before.
+
+        Raises:
+            ConfigurationError: The code may not be sent.
+            BackendUnavailable: Redis did not take it in time.
+        """
+        self._publish(user_target(user_id), Close(code, reason))
+
+    def _publish(self, target: Target, content: Message | Close) -> None:
+        envelope = Envelope(self._id, target, content)
+        check_size(envelope, self._settings.max_envelope_bytes)
+        try:
+            if self._client is None:
+                self._client = _client(self._place, self._settings.publish_timeout)
+            self._client.execute_command(self._word, self._channels.of(target), envelope.encode())
+        except (RedisError, OSError) as error:
+            raise BackendUnavailable(
+                f"the nodes were not told, or not for certain: Redis at {self._place}: {error}. Send again later"
+            ) from error
+
+
+def _client(place: Place, timeout: float) -> Any:
+    """Return redis-py's client for a place; nothing that it does is tried twice."""
+    # A call may have to connect and then to wait for the answer.
+    options: dict[str, Any] = {
+        "socket_timeout": timeout / 2,
+        "socket_connect_timeout": timeout / 2,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if isinstance(place, ClusterSeeds):
+        server = place.servers[0]
+        nodes = [ClusterNode(*one.address) for one in place.servers]  # type: ignore[no-untyped-call] # left without types
+        credentials = {name: value for name, value in server.options.items() if name not in ("host", "port")}
+        is_tls = issubclass(server.connection_class, SSLConnection)
+        return redis.RedisCluster(
+            startup_nodes=nodes, require_full_coverage=False, ssl=is_tls, **credentials, **options
+        )
+    if isinstance(place, SentinelMaster):
+        each = timeout / 2 / len(place.sentinels)
+        quick = {**options, "socket_timeout": each, "socket_connect_timeout": each}
+        sentinel = Sentinel([])  # type: ignore[no-untyped-call]
+        sentinel.sentinels = [_one_client(one, quick) for one in place.sentinels]
+        credentials = {name: value for name, value in place.server.options.items() if name not in ("host", "port")}
+        is_tls = issubclass(place.server.connection_class, SSLConnection)
+        return sentinel.master_for(place.service, ssl=is_tls, **credentials, **options)  # type: ignore[no-untyped-call]
+    return _one_client(place.server, options)
+
+
+def _one_client(server: Server, options: dict[str, Any]) -> redis.Redis:
+    connection_class: type[redis.Connection | redis.UnixDomainSocketConnection] = redis.Connection
+    if issubclass(server.connection_class, SSLConnection):
+        connection_class = redis.SSLConnection
+    elif issubclass(server.connection_class, UnixDomainSocketConnection):
+        connection_class = redis.UnixDomainSocketConnection
+    pool = redis.ConnectionPool(connection_class=connection_class, **server.options, **options)
+    return redis.Redis.from_pool(pool)

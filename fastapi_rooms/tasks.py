@@ -1,0 +1,14 @@
+"""Ending asyncio tasks. Every task has an owner; this is how owners end them."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+
+async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for their end, again and again if they do not obey; tasks of other loops are left alone."""
+    loop = asyncio.get_running_loop()
+    while here := [task for task in tasks if task.get_loop() is loop and not task.done()]:
+        for task in here:
+            task.cancel()
+        await asyncio.wait(here)
