@@ -1,0 +1,7 @@
+"""Kits for tests of one's own: an app on many nodes without Redis, and a backend against the contract."""
+
+from fastapi_rooms.testing.cluster import LocalCluster
+from fastapi_rooms.testing.conformance import BackendConformance
+from fastapi_rooms.testing.recorder import Recorder
+
+__all__ = ["BackendConformance", "LocalCluster", "Recorder"]
