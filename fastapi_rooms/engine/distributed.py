@@ -1,20 +1,220 @@
-"""The manager of many nodes. Not there yet: until it is, asking for it fails at once and says so."""
+"""The manager of many nodes: the manager of one, which tells the others and hears them through a backend."""
 
-from fastapi_rooms.domain.errors import ConfigurationError
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
+from uuid import uuid4
+
+from fastapi_rooms.backends.contract import Backend, BackendStatus, Gap
+from fastapi_rooms.backends.redis.backend import RedisBackend
+from fastapi_rooms.backends.redis.places import Source
+from fastapi_rooms.domain.envelope import (
+    EVERYBODY,
+    Envelope,
+    Target,
+    TargetKind,
+    check_size,
+    room_target,
+    user_target,
+)
+from fastapi_rooms.domain.errors import BackendUnavailable, ManagerNotStarted
+from fastapi_rooms.domain.messages import Close, Message
+from fastapi_rooms.domain.registry import Left
+from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.tasks import end_tasks
+
+logger = logging.getLogger("fastapi_rooms")
+
+LOG_SECONDS = 60.0
+
+BackendSource = Source | Backend
+"""How other nodes are reached: a Redis URL, a client of `redis.asyncio`, or any other backend."""
+
+OnGap = Callable[[Gap], Awaitable[object] | object]
+"""What an app wants to be told when this node may have missed something; `async` or not."""
 
 
 class DistributedWebSocketManager(ConnectionManager):
-    """A `ConnectionManager` that reaches all nodes over Redis: announced, not built.
+    """A `ConnectionManager` whose calls reach the connections of all nodes, through Redis or another backend.
+
+    Every node runs one, with the same backend and the same `key_prefix`. Needs `await start()` before and `await
+    stop()` after; `RoomsExtension` calls both.
+
+    **Delivery** is at most once, to connections of this node first, which never wait for Redis. The numbers that
+    methods return count connections of this node; nobody knows how many there are elsewhere. Queries, too, are about
+    this node.
+
+    **Order**: what one node sends to one room (or user, or everybody) arrives in that order on every node.
+
+    **Errors**: `BackendUnavailable` says that other nodes could not be told, or that nobody knows whether they were;
+    connections of this node have been served. Nothing is sent again by itself. `RoomsSettings(publish_failure="log")`
+    has nobody wait for Redis: failures are counted in `status.undelivered` and logged.
+
+    **Cancellation** of a call that waits for Redis takes nothing back.
+
+    Args:
+        redis_url: A URL (`redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://`), a ready client
+            of `redis.asyncio`, or any other `Backend`.
+        settings: Limits and policies.
+        on_gap: Called with a `Gap` when this node hears the others again after it did not.
 
     Raises:
-        ConfigurationError: Always.
+        ConfigurationError: The URL leads nowhere.
     """
 
-    def __init__(self, redis_url: str, *, settings: RoomsSettings | None = None) -> None:  # noqa: ARG002
-        # The text does not repeat the URL, which may hold a password.
-        raise ConfigurationError(
-            "this version of fastapi-rooms works on one process and knows no Redis: use ConnectionManager() or "
-            "RoomsExtension() without a URL, and one worker"
+    def __init__(
+        self,
+        redis_url: BackendSource,
+        *,
+        settings: RoomsSettings | None = None,
+        on_gap: OnGap | None = None,
+    ) -> None:
+        super().__init__(settings)
+        self._backend = redis_url if isinstance(redis_url, Backend) else RedisBackend(redis_url, self.settings)
+        self._on_gap = on_gap
+        self._node_id = uuid4().hex
+        self._was_started = False
+        self._is_running = False
+        self._changing = asyncio.Lock()  # held while the backend starts or stops
+        self._failures_said = Seldom(LOG_SECONDS)
+        self._telling: set[asyncio.Task[Any]] = set()  # apps that are being told about a gap
+
+    def __repr__(self) -> str:
+        state = "connected" if self.status.connected else "degraded"
+        return f"{super().__repr__()[:-1]} {state} node={self._node_id[:8]}>"
+
+    # Queries
+
+    @property
+    def node_id(self) -> str:
+        """The identity of this node among the others."""
+        return self._node_id
+
+    @property
+    def status(self) -> BackendStatus:
+        """Whether this node hears the others and is heard, and since when not."""
+        return self._backend.status
+
+    # Lifecycle
+
+    async def start(self, *, required: bool = False) -> None:
+        """Connect to the other nodes, or begin degraded and connect when Redis comes. Idempotent.
+
+        Args:
+            required: Fail if Redis is not there within `publish_timeout`.
+
+        Raises:
+            BackendUnavailable: It is required, and was not there. Nothing is left running.
+        """
+        async with self._changing:
+            if self._is_running:
+                return
+            self._backend.subscribe((EVERYBODY,))
+            await self._backend.start(self._node_id, _Ear(self._hear, self._missed), required=required)
+            self._is_running = self._was_started = True
+
+    async def stop(self) -> None:
+        """Close what is left with 1012, wait for what is on its way to other nodes, end everything that runs.
+
+        Can be started again afterwards. Returns after at most `send_timeout` and `publish_timeout`.
+        """
+        async with self._changing:
+            await super().stop()
+            self._is_running = False
+            await self._backend.stop()
+            await end_tasks(self._telling)
+
+    # What it does beside the manager of one node
+
+    async def _send(self, target: Target, content: Message | Close, excluded: frozenset[str] = frozenset()) -> int:
+        self._check_started()
+        here = self._recipients(target)
+        if target.kind is TargetKind.CONNECTION and here:
+            return await self._send_here(here, content, excluded)
+        envelope = Envelope(self._node_id, target, content, excluded)
+        check_size(envelope, self.settings.max_envelope_bytes)
+        # Neither waits, so that the order of the calls is the order here and everywhere.
+        reached = self._deliver(here, content, excluded)
+        told = self._backend.publish(envelope)
+        if self.settings.publish_failure == "log":
+            asyncio.ensure_future(told).add_done_callback(self._log_failure)
+            if reached and isinstance(content, Close):
+                await asyncio.sleep(0)  # the close frames of those who are not behind go out now
+            return reached
+        try:
+            await told
+        except BackendUnavailable as error:
+            raise BackendUnavailable(
+                f"other nodes were not told, or not for certain: {error}. Connections of this node were served. Send "
+                "again later if it matters, or have failures logged with RoomsSettings(publish_failure='log')"
+            ) from error
+        return reached
+
+    async def _follow(self, targets: Collection[Target]) -> None:
+        self._check_started()
+        await self._backend.subscribe(targets)
+
+    def _unfollow(self, left: Left | None) -> None:
+        if left is None:
+            return
+        closed = [room_target(room) for room in left.rooms]
+        if left.user is not None:
+            closed.append(user_target(left.user))
+        if closed:
+            self._backend.unsubscribe(closed)
+
+    def _check_started(self) -> None:
+        if not self._was_started:
+            raise ManagerNotStarted(
+                "this manager was not started, so it neither hears nor reaches other nodes: `await manager.start()` "
+                "when the app starts and `await manager.stop()` when it stops, or use RoomsExtension, which does both"
+            )
+
+    def _log_failure(self, told: asyncio.Future[Any]) -> None:
+        if told.cancelled() or told.exception() is None:
+            return
+        if self._failures_said.is_due(told.get_loop().time()):
+            logger.warning(
+                "other nodes were not told: %s (%d so far, said once a minute)",
+                told.exception(),
+                self.status.undelivered,
+            )
+
+    # What the backend tells
+
+    def _hear(self, envelope: Envelope) -> None:
+        self._deliver(self._recipients(envelope.target), envelope.content, envelope.excluded)
+
+    def _missed(self, gap: Gap) -> None:
+        logger.warning(
+            "may have missed messages between %s and %s for %d rooms",
+            gap.since.isoformat(timespec="milliseconds"),
+            gap.until.isoformat(timespec="milliseconds"),
+            len(gap.rooms),
         )
+        if self._on_gap is not None:
+            task = asyncio.get_running_loop().create_task(
+                self._tell_app(self._on_gap, gap), name="fastapi_rooms on_gap"
+            )
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def _tell_app(self, on_gap: OnGap, gap: Gap) -> None:
+        try:
+            result = on_gap(gap)
+            if inspect.isawaitable(result):
+                await result
+        except Exception:
+            logger.exception("on_gap failed")
+
+
+class _Ear:
+    """What the backend knows of the manager."""
+
+    def __init__(self, receive: Callable[[Envelope], None], missed: Callable[[Gap], None]) -> None:
+        self.receive = receive
+        self.missed = missed

@@ -12,18 +12,20 @@ from starlette.websockets import WebSocket
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection, Phase, Verdict
 from fastapi_rooms.domain.counters import Counters
+from fastapi_rooms.domain.envelope import EVERYBODY, Target, TargetKind, connection_target, room_target, user_target
 from fastapi_rooms.domain.errors import ConfigurationError, NotConnectedError
 from fastapi_rooms.domain.incoming import Decoder, decoder_for
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
-from fastapi_rooms.domain.registry import Registry
+from fastapi_rooms.domain.registry import Left, Registry
 from fastapi_rooms.domain.settings import RoomsSettings
-from fastapi_rooms.engine.flusher import Flusher, end_tasks
+from fastapi_rooms.engine.flusher import Flusher
 from fastapi_rooms.engine.handshake import accept
 from fastapi_rooms.engine.outbox import ENDED, Outbox
 from fastapi_rooms.engine.reader import Reader
 from fastapi_rooms.engine.received import Received
-from fastapi_rooms.engine.targets import SCOPE_KEY, Excluded, Target, connection_of, ids
+from fastapi_rooms.engine.references import SCOPE_KEY, Excluded, Reference, connection_of, ids
 from fastapi_rooms.engine.wires import choose_wire
+from fastapi_rooms.tasks import end_tasks
 
 logger = logging.getLogger("fastapi_rooms")
 
@@ -137,7 +139,7 @@ class ConnectionManager:
             await self.join_room(connection, room)
         return connection
 
-    def disconnect(self, websocket: Target) -> Connection | None:
+    def disconnect(self, websocket: Reference) -> Connection | None:
         """Forget a connection at once; None if it is not known (any more). Idempotent; does not close the socket.
 
         The Connection keeps the `rooms` it was in, so that they can be told.
@@ -151,23 +153,28 @@ class ConnectionManager:
         connection._reader = None
         return connection
 
-    async def join_room(self, websocket: Target, room: str) -> bool:
+    async def join_room(self, websocket: Reference, room: str) -> bool:
         """Make a connection a member of a room; True also if it was one, False if the connection is unknown."""
         connection = self._find(websocket)
         if connection is None:
             return False
         self._registry.join(connection, room)
+        await self._follow((room_target(room),))
         return True
 
-    async def leave_room(self, websocket: Target, room: str) -> bool:
+    async def leave_room(self, websocket: Reference, room: str) -> bool:
         """End a membership; False if there was none."""
         connection = self._find(websocket)
-        return connection is not None and self._registry.leave(connection, room) is not None
+        left = self._registry.leave(connection, room) if connection is not None else None
+        if left is None:
+            return False
+        self._unfollow(left)
+        return True
 
     # Sending
 
     async def send_personal(
-        self, websocket: Target, message: Any, message_type: MessageType | str | None = None
+        self, websocket: Reference, message: Any, message_type: MessageType | str | None = None
     ) -> bool:
         """Send to one connection; return whether the message was handed to it.
 
@@ -175,8 +182,10 @@ class ConnectionManager:
             MessageError: The message cannot be encoded.
         """
         encoded = encode(message, message_type)
+        if isinstance(websocket, str):
+            return await self._send(connection_target(websocket), encoded) == 1
         connection = self._find(websocket)
-        return connection is not None and await self._send((connection,), encoded) == 1
+        return connection is not None and await self._send_here((connection,), encoded) == 1
 
     async def send_to_user(self, user_id: str, message: Any, message_type: MessageType | str | None = None) -> int:
         """Send to all connections of a user.
@@ -184,7 +193,7 @@ class ConnectionManager:
         Raises:
             MessageError: The message cannot be encoded; nobody was sent anything.
         """
-        return await self._send(self._registry.of_user(user_id), encode(message, message_type))
+        return await self._send(user_target(user_id), encode(message, message_type))
 
     async def broadcast(
         self, message: Any, message_type: MessageType | str | None = None, exclude: Excluded = ()
@@ -194,7 +203,7 @@ class ConnectionManager:
         Raises:
             MessageError: The message cannot be encoded; nobody was sent anything.
         """
-        return await self._send(self._registry.all(), encode(message, message_type), exclude)
+        return await self._send(EVERYBODY, encode(message, message_type), ids(exclude))
 
     async def broadcast_to_room(
         self, room: str, message: Any, message_type: MessageType | str | None = None, exclude: Excluded = ()
@@ -204,7 +213,7 @@ class ConnectionManager:
         Raises:
             MessageError: The message cannot be encoded; nobody was sent anything.
         """
-        return await self._send(self._registry.members(room), encode(message, message_type), exclude)
+        return await self._send(room_target(room), encode(message, message_type), ids(exclude))
 
     async def caught_up(self, connection: Connection) -> None:
         """Wait while a connection is behind with what was sent to it; for producers that can be slowed down.
@@ -216,7 +225,7 @@ class ConnectionManager:
 
     # Closing
 
-    async def close(self, target: Target, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+    async def close(self, target: Reference, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close a connection with a close frame that follows what was sent before.
 
         It is out of its rooms at once. Returns without waiting for the peer; one that takes nothing for `send_timeout`
@@ -226,17 +235,20 @@ class ConnectionManager:
             ConfigurationError: The code may not be sent.
         """
         close = Close(code, reason)
+        if isinstance(target, str):
+            await self._send(connection_target(target), close)
+            return
         connection = self._find(target)
         if connection is not None:
-            await self._close_all([connection], close)
+            await self._send_here((connection,), close)
 
     async def close_user(self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> int:
         """Close all connections of a user; return how many. See `close`."""
-        return await self._close_all(self._registry.of_user(user_id), Close(code, reason))
+        return await self._send(user_target(user_id), Close(code, reason))
 
     async def close_room(self, room: str, code: int = CloseCode.NORMAL, reason: str = "") -> int:
         """Close all members of a room; return how many. See `close`."""
-        return await self._close_all(self._registry.members(room), Close(code, reason))
+        return await self._send(room_target(room), Close(code, reason))
 
     async def closed(self, connection: Connection) -> None:
         """Wait until a connection that was closed is done: its close frame is written, or it is gone or aborted."""
@@ -273,12 +285,19 @@ class ConnectionManager:
 
     # Lifecycle
 
+    async def start(self, *, required: bool = False) -> None:
+        """Make ready. One node has nothing to prepare; a manager of many nodes has. See there.
+
+        Args:
+            required: Fail if what is needed is not there, where the manager could begin without it.
+        """
+
     async def stop(self) -> None:
         """Close what is left with 1012 and end everything that runs. Can be used again afterwards.
 
         Returns when all outboxes are written and closed, or after `send_timeout`; then the rest is aborted.
         """
-        await self._close_all(self._registry.all(), Close(CloseCode.SERVICE_RESTART))
+        await self._send_here(self._registry.all(), Close(CloseCode.SERVICE_RESTART))
         await self._flusher.settle(self.settings.send_timeout)
         await end_tasks(self._reading)
 
@@ -293,9 +312,12 @@ class ConnectionManager:
         self._opening[connection] = asyncio.get_running_loop().create_future()
         self._flusher.watch(outbox)
         self._registry.add(connection)
+        targets = [] if connection.user_id is None else [user_target(connection.user_id)]
         if room is not None:
             self._registry.join(connection, room)
+            targets.append(room_target(room))
         try:
+            await self._follow(targets)
             await answer_handshake()
         except BaseException:
             self._end(connection, Phase.GONE, None)
@@ -316,7 +338,7 @@ class ConnectionManager:
 
     def _end(self, connection: Connection, phase: Phase, close: Close | None) -> None:
         """Take a connection out of everything; a close frame follows what was sent, if there is to be one."""
-        self._registry.remove(connection)
+        self._unfollow(self._registry.remove(connection))
         self._opened(connection)
         connection._phase = phase
         connection._outbox.close(close)
@@ -334,7 +356,9 @@ class ConnectionManager:
         connection = outbox.connection
         connection._outbox = ENDED
         self._flusher.unwatch_if_left(outbox)
-        if self._registry.remove(connection) is None:
+        left = self._registry.remove(connection)
+        self._unfollow(left)
+        if left is None:
             self._end_reading(connection)
         else:
             # The peer went. What it sent before is still read and handled; then the reader sees the end by itself.
@@ -344,18 +368,20 @@ class ConnectionManager:
         connection = outbox.connection
         self._counters.aborted += 1
         logger.info("%r took nothing for %s s: aborted", connection, self.settings.send_timeout)
-        if self._registry.remove(connection) is not None:
+        left = self._registry.remove(connection)
+        self._unfollow(left)
+        if left is not None:
             connection._phase = Phase.ENDED
         outbox.abort()
 
     # Reaching connections
 
-    def _find(self, target: Target) -> Connection | None:
+    def _find(self, target: Reference) -> Connection | None:
         """Return the registered connection that is meant."""
         connection = self._meant(target)
         return connection if connection is not None and connection in self._registry else None
 
-    def _meant(self, target: Target) -> Connection | None:
+    def _meant(self, target: Reference) -> Connection | None:
         if isinstance(target, str):
             return self._registry.find(target)
         found: Connection | None = target if isinstance(target, Connection) else target.scope.get(SCOPE_KEY)
@@ -366,11 +392,40 @@ class ConnectionManager:
             return list(connections)
         return [connection for connection in connections if connection not in self._opening]
 
-    async def _send(self, connections: Collection[Connection], message: Message | Close, exclude: Excluded = ()) -> int:
-        excluded = ids(exclude)
-        if isinstance(message, Close):
-            return await self._close_all([c for c in connections if c.connection_id not in excluded], message)
-        return self._fan_out(connections, message, excluded)
+    async def _send(self, target: Target, content: Message | Close, excluded: frozenset[str] = frozenset()) -> int:
+        """Send to a target, wherever it is; return how many connections of this node it reached. A seam."""
+        return await self._send_here(self._recipients(target), content, excluded)
+
+    async def _send_here(
+        self, connections: Collection[Connection], content: Message | Close, excluded: frozenset[str] = frozenset()
+    ) -> int:
+        """Send to connections of this node."""
+        reached = self._deliver(connections, content, excluded)
+        if reached and isinstance(content, Close):
+            await asyncio.sleep(0)  # the close frames of those who are not behind go out now
+        return reached
+
+    def _recipients(self, target: Target) -> Collection[Connection]:
+        """Return whom a target means on this node: a live view."""
+        match target.kind:
+            case TargetKind.ROOM:
+                return self._registry.members(target.name)
+            case TargetKind.USER:
+                return self._registry.of_user(target.name)
+            case TargetKind.ALL:
+                return self._registry.all()
+            case TargetKind.CONNECTION:
+                connection = self._registry.find(target.name)
+                return () if connection is None else (connection,)
+
+    def _deliver(self, connections: Collection[Connection], content: Message | Close, excluded: frozenset[str]) -> int:
+        """Hand a message to connections of this node, or close them; return how many were reached."""
+        if not isinstance(content, Close):
+            return self._fan_out(connections, content, excluded)
+        closed = [connection for connection in connections if connection.connection_id not in excluded]
+        for connection in closed:
+            self._end(connection, Phase.ENDED, content)
+        return len(closed)
 
     def _fan_out(self, connections: Collection[Connection], message: Message, excluded: frozenset[str]) -> int:
         """Offer a message to all; act on the verdicts afterwards, since that changes the registry."""
@@ -390,10 +445,10 @@ class ConnectionManager:
             self._end(connection, Phase.ENDED, Close(CloseCode.TRY_AGAIN_LATER, "slow consumer"))
         return handed
 
-    async def _close_all(self, connections: Iterable[Connection], close: Close) -> int:
-        closed = list(connections)
-        for connection in closed:
-            self._end(connection, Phase.ENDED, close)
-        if closed:
-            await asyncio.sleep(0)  # the close frames of those who are not behind go out now
-        return len(closed)
+    # What a manager of many nodes does beside that
+
+    async def _follow(self, targets: Collection[Target]) -> None:
+        """Hear other nodes about rooms and users that have connections here. A seam: one node has nobody to hear."""
+
+    def _unfollow(self, left: Left | None) -> None:
+        """Stop hearing about what has no connections here any more. A seam."""

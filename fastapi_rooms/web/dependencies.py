@@ -9,7 +9,7 @@ from starlette.websockets import WebSocket
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.engine.manager import ConnectionManager
-from fastapi_rooms.engine.targets import connection_of
+from fastapi_rooms.engine.references import connection_of
 
 STATE_KEY = "rooms"
 """Where the manager lies: `app.state.rooms`, and under this name in the lifespan state."""

@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Mount
 
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.settings import RoomsSettings
-from fastapi_rooms.engine.distributed import DistributedWebSocketManager
+from fastapi_rooms.engine.distributed import BackendSource, DistributedWebSocketManager, OnGap
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.web.dependencies import STATE_KEY
 from fastapi_rooms.web.routes import Source, ws_route
@@ -30,19 +30,33 @@ class RoomsExtension:
 
     When the app stops, connections that are left are closed with 1012 and no task stays behind.
 
+    Args:
+        redis_url: Where Redis is, for many nodes; see `DistributedWebSocketManager`. None: this process is all.
+        settings: Limits and policies.
+        required: Do not start the app without Redis. Otherwise it starts degraded and connects when Redis comes.
+        on_gap: Called with a `Gap` when this node hears the others again after it did not.
+
     Attributes:
         manager: The manager, for code outside requests.
         router: An APIRouter that carries the lifespan, for `ws_route` handlers and whatever you put on it.
     """
 
-    def __init__(self, redis_url: str | None = None, *, settings: RoomsSettings | None = None) -> None:
+    def __init__(
+        self,
+        redis_url: BackendSource | None = None,
+        *,
+        settings: RoomsSettings | None = None,
+        required: bool = False,
+        on_gap: OnGap | None = None,
+    ) -> None:
         if isinstance(redis_url, RoomsSettings):
             raise ConfigurationError("settings go by name: write RoomsExtension(settings=RoomsSettings(...))")
         self.manager = (
             ConnectionManager(settings)
             if redis_url is None
-            else DistributedWebSocketManager(redis_url, settings=settings)
+            else DistributedWebSocketManager(redis_url, settings=settings, on_gap=on_gap)
         )
+        self._required = required
         self.router = APIRouter(lifespan=self.lifespan)
         self._attached = 0  # how many lifespans are running
 
@@ -55,6 +69,7 @@ class RoomsExtension:
         states = _put_manager(app, self.manager)
         self._attached += 1
         try:
+            await self.manager.start(required=self._required)
             yield {STATE_KEY: self.manager}
         finally:
             self._attached -= 1

@@ -1,6 +1,7 @@
 """Calling a user's handler: once per message, or once for the whole session."""
 
 import inspect
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
@@ -9,8 +10,11 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from fastapi_rooms.domain.connection import Connection
-from fastapi_rooms.domain.incoming import Decoder
+from fastapi_rooms.domain.errors import BackendUnavailable
+from fastapi_rooms.domain.incoming import Decoder, error_message
 from fastapi_rooms.engine.manager import ConnectionManager
+
+logger = logging.getLogger("fastapi_rooms")
 
 
 class Handler:
@@ -35,7 +39,12 @@ class Handler:
             await self._call(connection, manager, values)
             return
         async for message in manager.messages(connection, self._decoder):
-            await self._call(connection, manager, {**values, self._message_parameter: message})
+            try:
+                await self._call(connection, manager, {**values, self._message_parameter: message})
+            except BackendUnavailable as error:
+                # Members on this node were served, and the client may try again: no reason to close.
+                logger.info("%r was told that other nodes are out of reach: %s", connection, error)
+                await connection.send(error_message("unavailable"))
 
     async def _call(self, connection: Connection, manager: ConnectionManager, values: dict[str, Any]) -> None:
         if self._is_async:

@@ -14,7 +14,7 @@ from fastapi_rooms.domain.messages import Close, MessageType
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.manager import ConnectionManager
-from fastapi_rooms.engine.targets import connection_of
+from fastapi_rooms.engine.references import connection_of
 
 from .fakes import Peer, connected, is_empty, run_clocked, texts, ticks, until
 

@@ -7,10 +7,10 @@ from starlette.websockets import WebSocket
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import NotConnectedError
 
-Target = WebSocket | Connection | str
+Reference = WebSocket | Connection | str
 """Who is meant: a Connection, its WebSocket, or its `connection_id`."""
 
-Excluded = Target | Iterable[Target]
+Excluded = Reference | Iterable[Reference]
 """Who is left out: one or many."""
 
 SCOPE_KEY = "fastapi_rooms.connection"
@@ -40,7 +40,7 @@ def ids(excluded: Excluded) -> frozenset[str]:
     return frozenset(found for one in excluded if (found := _id(one)) is not None)
 
 
-def _id(target: Target) -> str | None:
+def _id(target: Reference) -> str | None:
     if isinstance(target, str):
         return target
     connection: Connection | None = target if isinstance(target, Connection) else target.scope.get(SCOPE_KEY)
