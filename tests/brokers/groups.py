@@ -1,0 +1,145 @@
+"""Several servers that belong together: a cluster of three, and a master with a replica under three Sentinels."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from brokers.server import Broker, running
+
+SLOTS = 16_384
+WITHIN = 20.0
+
+
+class Cluster:
+    """Masters that share the slots evenly, each with a replica if wanted."""
+
+    def __init__(self, kind: str, folder: Path, *, replicas: bool = False) -> None:
+        config = (
+            "cluster-enabled yes",
+            "cluster-node-timeout 1000",
+            "cluster-require-full-coverage no",
+            "cluster-replica-validity-factor 0",
+        )
+        self.masters = [Broker(kind, folder, *config) for _ in range(3)]
+        self.replicas = [Broker(kind, folder, *config) for _ in range(3)] if replicas else []
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{broker.port}" for broker in self.masters)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["Cluster"]:
+        everybody = [*self.masters, *self.replicas]
+        with running(*everybody):
+            self._form()
+            yield self
+
+    def node_id(self, broker: Broker) -> str:
+        return broker.call("CLUSTER", "MYID")
+
+    def owner(self, slot: int) -> Broker:
+        """Who has a slot, as the masters say that are there."""
+        for master in [*self.masters, *self.replicas]:
+            with contextlib.suppress(redis.RedisError):
+                for first, last, (_, port, *_), *_ in master.call("CLUSTER", "SLOTS"):
+                    if first <= slot <= last:
+                        return next(one for one in (*self.masters, *self.replicas) if one.port == port)
+        raise AssertionError(f"nobody has slot {slot}")
+
+    def move(self, slot: int, to: Broker) -> None:
+        """Move a slot, which holds no keys."""
+        source = self.owner(slot)
+        to.call("CLUSTER", "SETSLOT", slot, "IMPORTING", self.node_id(source))
+        source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", self.node_id(to))
+        for one in (to, source, *(m for m in self.masters if m not in (to, source))):
+            one.call("CLUSTER", "SETSLOT", slot, "NODE", self.node_id(to))
+
+    def shard_channels(self, broker: Broker) -> set[str]:
+        return set(broker.call("PUBSUB", "SHARDCHANNELS"))
+
+    def _form(self) -> None:
+        for number, master in enumerate(self.masters):
+            first, last = SLOTS * number // 3, SLOTS * (number + 1) // 3 - 1
+            master.call("CLUSTER", "ADDSLOTSRANGE", first, last)
+            master.call("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        everybody = [*self.masters, *self.replicas]
+        for other in everybody[1:]:
+            self.masters[0].call("CLUSTER", "MEET", "127.0.0.1", other.port)
+        eventually(lambda: all(len(known(one)) == len(everybody) for one in everybody), "all know each other")
+        for master, replica in zip(self.masters, self.replicas, strict=False):
+            replica.call("CLUSTER", "REPLICATE", self.node_id(master))
+        eventually(lambda: all("cluster_state:ok" in info(one) for one in everybody), "the cluster is up")
+        eventually(
+            lambda: all(
+                replica.client.info("replication").get("master_link_status") == "up" for replica in self.replicas
+            ),
+            "replicas follow",
+        )
+
+
+def follows(replica: Broker) -> bool:
+    """Whether a replica has what its master has."""
+    return replica.client.info("replication").get("master_link_status") == "up"
+
+
+def known(broker: Broker) -> list[str]:
+    """The nodes that a node knows; the handshake with them is over."""
+    raw = redis.Redis(port=broker.port, decode_responses=True, protocol=2)
+    with raw:
+        raw.response_callbacks.clear()
+        return [line for line in raw.execute_command("CLUSTER", "NODES").splitlines() if "handshake" not in line]
+
+
+def info(broker: Broker) -> str:
+    raw = redis.Redis(port=broker.port, decode_responses=True, protocol=2)
+    with raw:
+        raw.response_callbacks.clear()
+        return raw.execute_command("CLUSTER", "INFO")
+
+
+class Sentinels:
+    """A master with a replica, watched by three Sentinels that want two votes."""
+
+    name = "kitchen"
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.master = Broker(kind, folder)
+        self.replica = Broker(kind, folder, f"replicaof 127.0.0.1 {self.master.port}")
+        watch = (
+            f"sentinel monitor {self.name} 127.0.0.1 {self.master.port} 2",
+            f"sentinel down-after-milliseconds {self.name} 1000",
+            f"sentinel failover-timeout {self.name} 5000",
+        )
+        self.sentinels = [Broker(kind, folder, *watch, sentinel=True) for _ in range(3)]
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{hosts}/{self.name}"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["Sentinels"]:
+        with running(self.master, self.replica, *self.sentinels):
+            eventually(lambda: follows(self.replica), "the replica follows")
+            eventually(lambda: all(self._is_ready(one) for one in self.sentinels), "the Sentinels know all")
+            yield self
+
+    def master_port(self) -> int:
+        """Whom the Sentinels name as master."""
+        return int(self.sentinels[0].call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)[1])
+
+    def _is_ready(self, sentinel: Broker) -> bool:
+        state = sentinel.client.sentinel_master(self.name)
+        return state["num-slaves"] == 1 and state["num-other-sentinels"] == 2
+
+
+def eventually(fact: Callable[[], Any], what: str, seconds: float = WITHIN) -> None:
+    """Wait until something is true of servers, without an event loop."""
+    end = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
