@@ -86,7 +86,7 @@ class Backend(Protocol):
         ...
 
     async def start(self, node_id: str, receiver: Receiver, *, required: bool = False) -> None:
-        """Connect, or begin degraded; returns within a deadline of the backend's own.
+        """Connect, or begin degraded; returns within a deadline of the backend's own. Idempotent.
 
         Raises:
             BackendUnavailable: It is `required`, and not connected by then. Nothing is left running.

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from contextvars import Context
 from typing import Any
 from uuid import uuid4
 
@@ -78,9 +79,10 @@ class DistributedWebSocketManager(ConnectionManager):
         self._on_gap = on_gap
         self._node_id = uuid4().hex
         self._was_started = False
-        self._is_running = False
-        self._changing = asyncio.Lock()  # held while the backend starts or stops
+        self._lock = asyncio.Lock()  # held while the backend starts or stops, on `_lock_loop`
+        self._lock_loop: asyncio.AbstractEventLoop | None = None  # where it last started or stopped; None: nowhere yet
         self._failures_said = Seldom(LOG_SECONDS)
+        self._unanswered: set[asyncio.Future[Any]] = set()  # publishes that no sender waits for
         self._telling: set[asyncio.Task[Any]] = set()  # apps that are being told about a gap
 
     def __repr__(self) -> str:
@@ -110,22 +112,23 @@ class DistributedWebSocketManager(ConnectionManager):
         Raises:
             BackendUnavailable: It is required, and was not there. Nothing is left running.
         """
-        async with self._changing:
-            if self._is_running:
-                return
+        async with self._changing():
             self._backend.subscribe((EVERYBODY,))
             await self._backend.start(self._node_id, _Ear(self._hear, self._missed), required=required)
-            self._is_running = self._was_started = True
+            self._was_started = True
 
     async def stop(self) -> None:
         """Close what is left with 1012, wait for what is on its way to other nodes, end everything that runs.
 
-        Can be started again afterwards. Returns after at most `send_timeout` and `publish_timeout`.
+        Can be started again afterwards. Returns after at most `send_timeout` and `publish_timeout`. Cancelled, it is
+        half done: call it again.
         """
-        async with self._changing:
+        async with self._changing():
             await super().stop()
-            self._is_running = False
             await self._backend.stop()
+            loop = asyncio.get_running_loop()
+            if unanswered := [told for told in self._unanswered if told.get_loop() is loop]:
+                await asyncio.wait(unanswered)
             await end_tasks(self._telling)
 
     # What it does beside the manager of one node
@@ -140,11 +143,17 @@ class DistributedWebSocketManager(ConnectionManager):
         # Neither waits, so that the order of the calls is the order here and everywhere.
         reached = self._deliver(here, content, excluded)
         told = self._backend.publish(envelope)
-        if self.settings.publish_failure == "log":
-            asyncio.ensure_future(told).add_done_callback(self._log_failure)
+        try:
+            await self._answer(told)
+        finally:
             if reached and isinstance(content, Close):
                 await asyncio.sleep(0)  # the close frames of those who are not behind go out now
-            return reached
+        return reached
+
+    async def _answer(self, told: Awaitable[object]) -> None:
+        if self.settings.publish_failure == "log":
+            self._log_if_it_fails(told)
+            return
         try:
             await told
         except BackendUnavailable as error:
@@ -152,7 +161,6 @@ class DistributedWebSocketManager(ConnectionManager):
                 f"other nodes were not told, or not for certain: {error}. Connections of this node were served. Send "
                 "again later if it matters, or have failures logged with RoomsSettings(publish_failure='log')"
             ) from error
-        return reached
 
     async def _follow(self, targets: Collection[Target]) -> None:
         self._check_started()
@@ -174,7 +182,23 @@ class DistributedWebSocketManager(ConnectionManager):
                 "when the app starts and `await manager.stop()` when it stops, or use RoomsExtension, which does both"
             )
 
+    def _changing(self) -> asyncio.Lock:
+        """Return the lock of this loop: a manager can outlive a loop, and a lock cannot."""
+        loop = asyncio.get_running_loop()
+        if self._lock_loop is not loop:
+            self._lock, self._lock_loop = asyncio.Lock(), loop
+        return self._lock
+
+    def _log_if_it_fails(self, told: Awaitable[object]) -> None:
+        if not isinstance(told, asyncio.Future):
+            told = asyncio.get_running_loop().create_task(
+                _wait_for(told), name="fastapi_rooms publishing", context=Context()
+            )
+        self._unanswered.add(told)
+        told.add_done_callback(self._log_failure)
+
     def _log_failure(self, told: asyncio.Future[Any]) -> None:
+        self._unanswered.discard(told)
         if told.cancelled() or told.exception() is None:
             return
         if self._failures_said.is_due(told.get_loop().time()):
@@ -210,6 +234,10 @@ class DistributedWebSocketManager(ConnectionManager):
                 await result
         except Exception:
             logger.exception("on_gap failed")
+
+
+async def _wait_for(told: Awaitable[object]) -> None:
+    await told
 
 
 class _Ear:

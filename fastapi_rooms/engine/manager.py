@@ -414,7 +414,7 @@ class ConnectionManager:
                 return self._registry.of_user(target.name)
             case TargetKind.ALL:
                 return self._registry.all()
-            case TargetKind.CONNECTION:
+            case TargetKind.CONNECTION:  # pragma: no branch - there are no other kinds
                 connection = self._registry.find(target.name)
                 return () if connection is None else (connection,)
 

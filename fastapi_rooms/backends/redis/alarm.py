@@ -6,6 +6,7 @@ from collections.abc import Callable
 LATE_SECONDS = 0.1
 """A timer that fires this much late tells that the loop was blocked, and that nothing was read meanwhile."""
 GRACE_SECONDS = 0.05
+"""What the loop has for reading what has arrived, between a first look at what is due and the ringing."""
 MAX_GRACES = 10
 
 
@@ -21,7 +22,7 @@ class Alarm:
         self._due = due
         self._ring = ring
         self._timer: asyncio.TimerHandle | None = None  # None: nothing was due when it was last looked at
-        self._graces = 0  # given in a row
+        self._graces = 0  # given since it was armed; 0: the first look is still to come
 
     def set(self) -> None:
         """Look at what is due; cheap if it has been set before."""
@@ -35,21 +36,27 @@ class Alarm:
             self._timer = None
 
     def _arm(self) -> None:
+        self._graces = 0
         due = self._due()
-        self._timer = None if due is None else asyncio.get_running_loop().call_at(due, self._on_timer, due)
+        if due is not None:
+            # Early: a loop that was blocked until just after that would find something due and unread alike.
+            self._look_at(due - GRACE_SECONDS)
+
+    def _look_at(self, when: float) -> None:
+        self._timer = asyncio.get_running_loop().call_at(when, self._on_timer, when)
 
     def _on_timer(self, expected: float) -> None:
         self._timer = None
         due = self._due()
         now = asyncio.get_running_loop().time()
-        if due is not None and due <= now:
-            if now - expected > LATE_SECONDS and self._graces < MAX_GRACES:
-                # What has arrived meanwhile is read now.
-                self._graces += 1
-                again = now + GRACE_SECONDS
-                self._timer = asyncio.get_running_loop().call_at(again, self._on_timer, again)
-                return
-            self._ring()
-        self._graces = 0
-        if self._timer is None:
+        if due is None or now < due - GRACE_SECONDS:
             self._arm()
+        elif self._graces == 0 or (now - expected > LATE_SECONDS and self._graces <= MAX_GRACES):
+            # What has arrived meanwhile is read now.
+            self._graces += 1
+            self._look_at(max(due, now + GRACE_SECONDS))
+        elif now < due:
+            self._look_at(due)
+        else:
+            self._ring()
+            self.set()

@@ -42,6 +42,8 @@ class RedisBackend:
         self._channels = Channels(self._settings.key_prefix)
         self._targets: dict[bytes, Target] = {}  # what is wanted, by channel
         self._routes: Routes | None = None  # None: not started, or stopped
+        self._retired: Routes | None = None  # being stopped, or left so by a stop that was cancelled
+        self._loop: asyncio.AbstractEventLoop  # set by start
         self._receiver: Receiver  # set by start
         self._origin = b""  # set by start: the node's id, to know its own envelopes
         self._connected = False
@@ -70,8 +72,13 @@ class RedisBackend:
 
     async def start(self, node_id: str, receiver: Receiver, *, required: bool = False) -> None:
         """See `Backend.start`; waits at most `publish_timeout` for Redis."""
+        loop = asyncio.get_running_loop()
         if self._routes is not None:
-            return
+            if self._loop is loop:
+                return
+            await self._hang_up(self._routes)  # what is left of a loop that ended without a stop
+        await self._end_retired()
+        self._loop = loop
         self._origin, self._receiver = bytes.fromhex(node_id), receiver
         self._was_connected = False
         pace = Pace(self._settings.publish_timeout, self._settings.probe_interval)
@@ -86,7 +93,7 @@ class RedisBackend:
                 logger.debug("%s did not answer in time", self._place)
             self._check_start(routes, required=required)
         except BaseException:
-            await self.stop()
+            await self._hang_up(routes)  # does not wait for what is under way, as `stop` does
             raise
 
     def _check_start(self, routes: Routes, *, required: bool) -> None:
@@ -103,12 +110,10 @@ class RedisBackend:
         """See `Backend.stop`."""
         routes = self._routes
         if routes is None:
+            await self._end_retired()
             return
         await routes.flush()
-        self._routes = None
-        await routes.stop()
-        self._connected = False
-        self._degraded_since = datetime.now(UTC)
+        await self._hang_up(routes)
 
     def publish(self, envelope: Envelope) -> Awaitable[object]:
         """See `Backend.publish`."""
@@ -118,7 +123,10 @@ class RedisBackend:
             self._count(failed)
             return failed
         future = self._routes.publish(self._channels.of(envelope.target), envelope.encode())
-        future.add_done_callback(self._count)
+        if future.done():
+            self._count(future)  # whoever awaits it goes on within this tick
+        else:
+            future.add_done_callback(self._count)
         return future
 
     def subscribe(self, targets: Collection[Target]) -> Awaitable[None]:
@@ -144,6 +152,17 @@ class RedisBackend:
         if isinstance(self._place, ClusterSeeds):
             return ClusterLinks(self._place, pace, self, partial(self._channels.of_node, node_id))
         return OneLink(self._place, pace, self, self._channels.of_node(node_id, 0))
+
+    async def _hang_up(self, routes: Routes) -> None:
+        self._routes, self._retired = None, routes
+        self._connected = False
+        self._degraded_since = datetime.now(UTC)
+        await self._end_retired()
+
+    async def _end_retired(self) -> None:
+        if self._retired is not None:
+            await self._retired.stop()
+            self._retired = None
 
     def _count(self, published: asyncio.Future[Any]) -> None:
         if not published.cancelled() and published.exception() is not None:

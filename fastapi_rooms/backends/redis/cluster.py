@@ -15,7 +15,9 @@ from random import shuffle, uniform
 
 from redis.exceptions import ResponseError
 
+from fastapi_rooms.backends.redis.asking import first_answer
 from fastapi_rooms.backends.redis.dialing import Server
+from fastapi_rooms.backends.redis.held import HeldCommands
 from fastapi_rooms.backends.redis.link import Link, Pace, ShardOwner
 from fastapi_rooms.backends.redis.places import ClusterSeeds
 from fastapi_rooms.backends.redis.publishing import Command
@@ -33,18 +35,6 @@ UNHEALTHY_REFRESH_SECONDS = 0.5
 MAX_REDIRECTS = 16
 REPORT_SECONDS = 0.1
 """How long channels that are heard again are collected before their gap is reported."""
-
-
-class _Held:
-    """Commands for a slot that has moved, while others for it are under way to the server that had it.
-
-    Those will all be sent elsewhere, too. What is published meanwhile waits, so that it stays behind them.
-    """
-
-    def __init__(self, last: Command) -> None:
-        self.last = last  # the last one under way to the wrong server
-        self.sent_back: list[Command] = []
-        self.waiting: list[Command] = []
 
 
 class ClusterLinks(ShardOwner):
@@ -66,18 +56,20 @@ class ClusterLinks(ShardOwner):
         self._probe_channel = probe_channel
         self._table = SlotTable()
         self._links: dict[Address, Link] = {}
+        self._addresses: dict[Link, Address] = {}  # of all links, also of those that are leaving
+        self._leaving: dict[Link, asyncio.Task[None]] = {}  # their servers have no slot any more
         self._placed: dict[bytes, Link | None] = {}  # what is wanted, and who listens to it; None: nobody has its slot
+        self._joining: dict[bytes, asyncio.Future[None]] = {}  # somebody waits until these are heard
         self._moved: dict[
             bytes, datetime
-        ] = {}  # not confirmed at its new place; since when it may have missed something
+        ] = {}  # not heard at their place yet; since when they may have missed something
         self._heard_again: dict[bytes, datetime] = {}  # confirmed since, to be reported
         self._report_timer: asyncio.TimerHandle | None = None  # None: nothing is to be reported
-        self._held: dict[int, _Held] = {}
+        self._held = HeldCommands(self._link_of)
         self._stale = asyncio.Event()  # somebody was sent elsewhere, or lost a server
         self._asked = asyncio.Event()  # the first question for the table was answered, or was not
         self._last_error: BackendUnavailable | None = None  # why nobody told the table; None: somebody did
         self._task: asyncio.Task[None] | None = None  # None: not started, or stopped
-        self._ending: set[asyncio.Task[None]] = set()  # links to servers that have no slot any more
 
     @property
     def is_healthy(self) -> bool:
@@ -87,8 +79,10 @@ class ClusterLinks(ShardOwner):
     @property
     def last_error(self) -> BackendUnavailable | None:
         """Why it is not healthy, as far as that is known."""
-        errors = (link.last_error for link in self._links.values() if not link.is_healthy)
-        return next((error for error in errors if error is not None), self._last_error)
+        for link in self._links.values():
+            if not link.is_healthy:
+                return link.last_error or BackendUnavailable(f"{link.name} was not heard yet")
+        return self._last_error or BackendUnavailable("some slots of the cluster have no server")
 
     def start(self) -> None:
         """Ask for the table and begin to connect."""
@@ -101,14 +95,16 @@ class ClusterLinks(ShardOwner):
         if self._task is not None:
             await end_tasks([self._task])
             self._task = None
+        self._links.clear()
+        await end_tasks(self._leaving.values())
+        for link in self._addresses:
+            await link.stop()
+        self._addresses.clear()
+        self._leaving.clear()
+        self._welcome(list(self._joining))
         if self._report_timer is not None:
             self._report_timer.cancel()
             self._report_timer = None
-        links, self._links = self._links, {}
-        for link in links.values():
-            await link.stop()
-        if self._ending:
-            await asyncio.wait(self._ending)
 
     async def decided(self) -> None:
         """Wait until the first attempt has succeeded or failed everywhere."""
@@ -118,10 +114,11 @@ class ClusterLinks(ShardOwner):
 
     async def flush(self) -> None:
         """Wait until what was published has an answer or has failed."""
-        while self._held or not all(link.line.is_idle() for link in self._links.values()):
-            for link in list(self._links.values()):
-                await link.line.flush()
-            await asyncio.sleep(0)
+        under_way = [command for link in self._addresses for command in link.line.unanswered()]
+        futures = [command.future for command in (*under_way, *self._held.commands())]
+        await asyncio.gather(*(link.line.flush() for link in self._addresses))
+        if futures:
+            await asyncio.wait(futures)  # some were sent on
 
     def is_settled(self) -> bool:
         """Return whether every shard has exactly the channels that are wanted of it."""
@@ -133,25 +130,27 @@ class ClusterLinks(ShardOwner):
         link = self._link_of(slot)
         if link is None:
             failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-            failed.set_exception(self._last_error or BackendUnavailable(f"no server of the cluster has slot {slot}"))
+            failed.set_exception(BackendUnavailable(f"no server of the cluster is known to have slot {slot}"))
             return failed
         command = link.publishing(channel, payload)
-        held = self._held.get(slot)
-        if held is not None:
-            held.waiting.append(command)
+        if slot in self._held:
+            self._held.wait(slot, command)
         else:
             link.line.put(command)
         return command.future
 
     def want(self, channels: Iterable[bytes]) -> list[asyncio.Future[None]]:
-        """Want channels, each from the shard that has it; see `Listener.want`."""
+        """Want channels, each from the shard that has it; return what to wait for until they are heard there."""
         futures = []
         for channel in channels:
             self._placed.setdefault(channel, None)
             self._place(channel)
             link = self._placed[channel]
-            if link is not None:
-                futures += link.listener.want([channel])
+            if link is None:
+                if self._asked.is_set():
+                    self._moved.setdefault(channel, datetime.now(UTC))
+            elif link.listener.want([channel]) or _is_new(link):
+                futures.append(self._joined(channel))
         return futures
 
     def unwant(self, channels: Iterable[bytes]) -> None:
@@ -159,38 +158,49 @@ class ClusterLinks(ShardOwner):
         for channel in channels:
             link = self._placed.pop(channel, None)
             self._moved.pop(channel, None)
+            self._heard_again.pop(channel, None)
+            self._welcome([channel])
             if link is not None:
                 link.listener.unwant([channel])
+
+    def _joined(self, channel: bytes) -> asyncio.Future[None]:
+        """Return what is done when a channel is heard, or when there is no use in waiting for it."""
+        future = self._joining.get(channel)
+        if future is None:
+            loop = asyncio.get_running_loop()
+            future = self._joining[channel] = loop.create_future()
+            timer = loop.call_later(self._pace.timeout, self._welcome, [channel])
+            future.add_done_callback(lambda _: timer.cancel())
+        return future
+
+    def _welcome(self, channels: Iterable[bytes]) -> None:
+        """Have nobody wait for channels any longer."""
+        for channel in channels:
+            future = self._joining.pop(channel, None)
+            if future is not None and not future.done():
+                future.set_result(None)
 
     # The table
 
     async def _keep_table(self) -> None:
         while True:
             self._stale.clear()
-            if await self._ask_for_table():
-                self._apply_table()
+            try:
+                self._table = await first_answer(map(_ask_for_table, self._whom_to_ask()))
+            except BackendUnavailable as error:
+                logger.debug("the cluster's table could not be had: %s", error)
+                self._last_error = error
             else:
-                self._unplaced_may_miss()
+                self._last_error = None
+                self._apply_table()
             self._asked.set()
+            self._unplaced_may_miss()
             self._listening.on_health()
             await asyncio.sleep(MIN_REFRESH_SECONDS)
             if self.is_healthy:
                 await self._stale.wait()
             else:
                 await asyncio.sleep(uniform(0, UNHEALTHY_REFRESH_SECONDS - MIN_REFRESH_SECONDS))  # noqa: S311 - no secret
-
-    async def _ask_for_table(self) -> bool:
-        """Ask one server after the other; return whether one has answered."""
-        for server in self._whom_to_ask():
-            try:
-                self._table.replace(await server.ask("CLUSTER", "SLOTS"), server.address)
-            except (BackendUnavailable, ValueError) as error:
-                logger.debug("the cluster's table could not be had: %s", error)
-                self._last_error = BackendUnavailable(str(error))
-            else:
-                self._last_error = None
-                return True
-        return False
 
     def _whom_to_ask(self) -> list[Server]:
         healthy = [address for address, link in self._links.items() if link.is_healthy]
@@ -204,16 +214,23 @@ class ClusterLinks(ShardOwner):
         owners = self._table.owners()
         for address in owners:
             self._link_to(address)
+        for link in self._addresses:
+            self._held.hold_moved(link)
         for channel in self._placed:
             self._place(channel)
         for address in [address for address in self._links if address not in owners]:
             link = self._links.pop(address)
-            ending = asyncio.get_running_loop().create_task(link.stop(), name=f"fastapi_rooms leaving {link.name}")
-            self._ending.add(ending)
-            ending.add_done_callback(self._ending.discard)
+            self._leaving[link] = asyncio.get_running_loop().create_task(
+                self._leave(link), name=f"fastapi_rooms leaving {link.name}"
+            )
         for address, link in self._links.items():
-            link.probe_by(self._probe_of(address))
+            self._probe_where_it_has_slots(address, link)
             link.listener.try_again()
+
+    async def _leave(self, link: Link) -> None:
+        await link.line.flush()
+        await link.stop()
+        del self._addresses[link], self._leaving[link]
 
     def _unplaced_may_miss(self) -> None:
         for channel, link in self._placed.items():
@@ -224,18 +241,21 @@ class ClusterLinks(ShardOwner):
         owner = self._table.owner(slot)
         return None if owner is None else self._links.get(owner)
 
-    def _link_to(self, address: Address) -> Link:
-        link = self._links.get(address)
-        if link is None:
+    def _link_to(self, address: Address) -> None:
+        if address not in self._links:
             server = self._seeds.servers[0].at(*address)
-            link = Link(str(server), server.dial, self._pace, self, self._probe_of(address), shards=self)
+            link = Link(str(server), server.dial, self._pace, self, self._probe_at(address), shards=self)
             self._links[address] = link
+            self._addresses[link] = address
             link.start()
-        return link
 
-    def _probe_of(self, address: Address) -> bytes:
-        """Return a channel of this node that lies in a slot of that server."""
+    def _probe_at(self, address: Address) -> bytes:
+        """Return a channel of this node that lies in a slot of that server, if it has one."""
         return channel_in(self._table.slots_of(address), map(self._probe_channel, count()))
+
+    def _probe_where_it_has_slots(self, address: Address, link: Link) -> None:
+        if self._table.owner(slot_of(link.probe_channel)) != address:
+            link.probe_by(self._probe_at(address))
 
     def _place(self, channel: bytes) -> None:
         """Listen to a channel where its slot is."""
@@ -248,6 +268,8 @@ class ClusterLinks(ShardOwner):
         self._placed[channel] = new
         if new is not None:
             new.listener.want([channel])
+        else:
+            self._welcome([channel])
 
     # What links tell
 
@@ -255,6 +277,7 @@ class ClusterLinks(ShardOwner):
         """Ask who took over from a server that is lost."""
         if not link.is_healthy:
             self._stale.set()
+            self._welcome([channel for channel in self._joining if self._placed[channel] is link])
         self._listening.on_health()
 
     def on_message(self, channel: bytes, payload: bytes) -> None:
@@ -263,21 +286,30 @@ class ClusterLinks(ShardOwner):
 
     def on_repaired(self, link: Link, since: datetime) -> None:
         """Pass it on, with all that this link listens to."""
-        self._listening.on_repaired(since, [channel for channel, placed in self._placed.items() if placed is link])
+        channels = [channel for channel, placed in self._placed.items() if placed is link]
+        if channels:
+            self._listening.on_repaired(since, channels)
+
+    def on_taken(self, link: Link, channel: bytes) -> None:
+        """Remember since when a channel may miss something, also if its slot comes back before the table is there."""
+        if channel in self._placed:
+            self._moved.setdefault(channel, link.heard_since)
 
     def on_confirmed(self, channel: bytes) -> None:
-        """Collect channels that are heard at their new place."""
+        """Collect channels that are heard again."""
+        self._welcome([channel])
         since = self._moved.pop(channel, None)
         if since is None:
             return
-        self._heard_again[channel] = since
+        self._heard_again[channel] = min(since, self._heard_again.get(channel, since))
         if self._report_timer is None:
             self._report_timer = asyncio.get_running_loop().call_later(REPORT_SECONDS, self._report)
 
     def _report(self) -> None:
         self._report_timer = None
         heard_again, self._heard_again = self._heard_again, {}
-        self._listening.on_repaired(min(heard_again.values()), heard_again.keys())
+        if heard_again:
+            self._listening.on_repaired(min(heard_again.values()), heard_again.keys())
 
     def on_moved(self, link: Link) -> None:  # noqa: ARG002 - the whole table is asked for
         """Ask for the table."""
@@ -286,40 +318,37 @@ class ClusterLinks(ShardOwner):
     def on_refused(self, link: Link, command: Command, error: ResponseError) -> bool:
         """Send a command to where its slot is now. That is no repetition: the server that refused it did nothing."""
         self._stale.set()
-        asked = next((address for address, known in self._links.items() if known is link), None)
-        owner = None if asked is None else moved_to(error, asked)
-        if asked is None or owner is None or owner == asked or command.redirects >= MAX_REDIRECTS:
+        if self._task is None:
+            return False
+        asked = self._addresses[link]
+        owner = moved_to(error, asked)
+        if owner is None or owner == asked or command.redirects >= MAX_REDIRECTS:
             return False
         slot = slot_of(command.words[1])
+        is_probe = command.words[1] == link.probe_channel
+        if slot not in self._held:
+            self._held.hold(slot, link, *(() if is_probe else (command,)))
         self._table.move(slot, owner)
         self._link_to(owner)
-        if command.words[1] == link.probe_channel:
-            link.probe_by(self._probe_of(asked))
+        if is_probe:
+            self._probe_where_it_has_slots(asked, link)
             return False
-        command.redirects += 1
-        self._send_on(slot, link, command)
+        self._held.refuse(slot, command)
         return True
 
-    def _send_on(self, slot: int, link: Link, command: Command) -> None:
-        held = self._held.get(slot)
-        if held is None:
-            behind = [other for other in link.line.unanswered() if slot_of(other.words[1]) == slot]
-            held = _Held(behind[-1] if behind else command)
-            self._held[slot] = held
-            if behind:
-                held.last.future.add_done_callback(lambda _: self._release(slot, held))
-        held.sent_back.append(command)
-        if command is held.last:
-            self._release(slot, held)
 
-    def _release(self, slot: int, held: _Held) -> None:
-        """Send what was held to whoever has the slot now, in order."""
-        if self._held.get(slot) is not held:
-            return
-        del self._held[slot]
-        link = self._link_of(slot)
-        for command in (*held.sent_back, *held.waiting):
-            if link is None:
-                command.fail(BackendUnavailable(f"no server of the cluster has slot {slot}"))
-            else:
-                link.line.put(command)
+def _is_new(link: Link) -> bool:
+    """Whether a link has not come so far as to succeed or fail."""
+    return not link.listener.is_up and link.last_error is None
+
+
+async def _ask_for_table(server: Server) -> SlotTable:
+    answer = await server.ask("CLUSTER", "SLOTS")
+    table = SlotTable()
+    try:
+        table.replace(answer, server.address)
+    except ValueError as error:
+        raise BackendUnavailable(f"Redis at {server}: {error}") from error
+    if not table.owners():
+        raise BackendUnavailable(f"Redis at {server} is in no cluster, or knows nobody who has a slot")
+    return table

@@ -15,7 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from fastapi_rooms.domain.errors import BackendUnavailable
+from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError
 
 # What a user may say about a connection; everything else (pools, retries, time-outs, decoding) is decided here.
 _ALLOWED = frozenset(
@@ -40,6 +40,10 @@ _LOST = (RedisError, OSError, EOFError, AttributeError, RuntimeError)
 """What redis-py raises from a connection that is gone; the last two leak out of its parser and streams."""
 
 
+_QUOTING = ", with args beginning with"
+"""A server that does not know AUTH quotes what it was sent, and that is a password."""
+
+
 class Lost(Exception):  # noqa: N818 - never leaves this package
     """A connection is gone."""
 
@@ -51,12 +55,19 @@ class Server:
         connection_class: redis-py's class for TCP, TLS or a unix socket.
         options: What redis-py takes for it; only what concerns address, credentials and TLS is used.
         timeout: How long a connection may take, in seconds.
+
+    Raises:
+        ConfigurationError: redis-py does not take the options.
     """
 
     def __init__(self, connection_class: type[AbstractConnection], options: Mapping[str, Any], timeout: float) -> None:
         self.connection_class = connection_class
         self.options = {k: v for k, v in options.items() if k in _ALLOWED or k.startswith("ssl_")}
         self._timeout = timeout
+        try:
+            self._make()
+        except (RedisError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"redis-py takes no such options: {error}. Leave them out or mend them") from None
 
     def __str__(self) -> str:
         """Say where it is, without credentials."""
@@ -80,7 +91,22 @@ class Server:
         Raises:
             BackendUnavailable: It cannot be reached, does not answer in time, or refuses us.
         """
-        connection = self.connection_class(
+        connection = self._make()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await connection.connect()  # type: ignore[no-untyped-call] # redis-py left it without types
+        except Exception as error:  # noqa: BLE001 - a credential provider of the user may raise anything
+            await close(connection)
+            failure = unavailable(f"Redis at {self} cannot be reached", error)
+        except BaseException:
+            await close(connection)
+            raise
+        else:
+            return connection
+        raise failure
+
+    def _make(self) -> AbstractConnection:
+        return self.connection_class(
             **self.options,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
@@ -88,16 +114,6 @@ class Server:
             socket_connect_timeout=self._timeout,
             health_check_interval=0,
         )
-        try:
-            async with asyncio.timeout(self._timeout):
-                await connection.connect()  # type: ignore[no-untyped-call] # redis-py left it without types
-        except (*_LOST, TimeoutError) as error:
-            await close(connection)
-            raise BackendUnavailable(f"Redis at {self} cannot be reached: {_text(error)}") from error
-        except BaseException:
-            await close(connection)
-            raise
-        return connection
 
     async def ask(self, *command: str) -> Any:
         """Connect, send one command, return the answer and hang up.
@@ -186,6 +202,14 @@ def check_role(answer: object) -> None:
     role = answer[0] if isinstance(answer, list) and answer else answer
     if role != b"master":
         raise BackendUnavailable(f"this Redis server is no master any more: {role!r}")
+
+
+def unavailable(what: str, error: BaseException, advice: str = "") -> BackendUnavailable:
+    """Return an error to raise outside of the `except`, so that nothing but its cause is chained to it."""
+    text, quoting, _ = _text(error).partition(_QUOTING)
+    made = BackendUnavailable(f"{what}: {text}{advice}")
+    made.__cause__ = None if quoting else error
+    return made
 
 
 def _text(error: BaseException) -> str:

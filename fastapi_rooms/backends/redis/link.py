@@ -9,6 +9,7 @@ import logging
 from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
 
 from redis.exceptions import ResponseError
@@ -65,6 +66,10 @@ class ShardOwner(LinkOwner, Protocol):
         """Take note that a channel is heard."""
         ...
 
+    def on_taken(self, link: "Link", channel: bytes) -> None:
+        """Take note that a channel is not heard any more that was."""
+        ...
+
 
 class Link:
     """Publishes to one server and hears it.
@@ -109,14 +114,16 @@ class Link:
             self._on_change,
             pace.timeout,
             self._on_message,
-            None if shards is None else Sharded(lambda: shards.on_moved(self), shards.on_confirmed),
+            None
+            if shards is None
+            else Sharded(lambda: shards.on_moved(self), shards.on_confirmed, partial(shards.on_taken, self)),
         )
         self._changed = asyncio.Event()  # a side was made or lost or has caught up, or it is time for a probe
         self._decided = asyncio.Event()  # it was healthy once, or has failed once
         self._is_healthy = False
         self._has_failed = False  # since the last proof
         self._heard_since = datetime.now(UTC)  # what was published before that has been heard, or was before our time
-        self._heard_through = 0  # by which of the listener's connections the last probe was heard; 0: none yet
+        self._heard_through = 0  # the listener's lapses that ended when the last probe was heard; 0: none was yet
         self._token = b"0"  # of the last probe
         self._probe: asyncio.Future[None] | None = None  # what waits for the probe to be heard; None: nothing does
         self._probe_due = 0.0
@@ -188,6 +195,7 @@ class Link:
             self._probe.set_exception(BackendUnavailable("the connection was lost before the probe was heard"))
         if failed:
             self._is_healthy = False
+            self.listener.doubt()  # it may be up, and yet hang on a server that is silent
             self._decided.set()
             self._owner.on_health(self)
 
@@ -201,7 +209,7 @@ class Link:
                 self._changed.clear()
                 await self._changed.wait()
             sent = datetime.now(UTC)
-            through = self.listener.connections_made
+            through = self.listener.lapses
             channel = self.probe_channel
             try:
                 await self._probe_once()
@@ -232,7 +240,7 @@ class Link:
         self._probe_due = loop.time() + self._pace.timeout
         self._alarm.set()
         try:
-            for confirmed in self.listener.want([self.probe_channel]):
+            for confirmed in self.listener.unconfirmed([self.probe_channel]):
                 await asyncio.shield(confirmed)
             answers = [self.publish(self.probe_channel, self._token)]
             if self._must_be_master:
@@ -268,6 +276,8 @@ class Link:
         """Take note of a probe that was heard."""
         self.line.prove()
         self.listener.prove()
+        if self.listener.is_hearing:
+            through = self.listener.lapses  # what came while the probe was under way is over, too
         since, self._heard_since = self._heard_since, sent
         is_first = self._heard_through == 0 and not self._has_failed
         is_repaired = self._heard_through != through and not is_first

@@ -32,6 +32,8 @@ class Sharded:
     """Redis will not have one of the channels here."""
     on_confirmed: Callable[[bytes], object]
     """A channel that is wanted is heard."""
+    on_taken: Callable[[bytes], object] = lambda _: None
+    """Redis took a channel away that is wanted and was heard: its slot belongs to another server now, or did."""
 
 
 class Listener(SupervisedConnection):
@@ -66,8 +68,10 @@ class Listener(SupervisedConnection):
         self._changed: dict[bytes, None] = {}  # to be looked at by the writer, in this order
         self._under_way: deque[set[bytes]] = deque()  # per command, oldest first: what is not answered
         self._busy: set[bytes] = set()  # all channels in `_under_way`
-        self._catching_up: set[bytes] = set()  # wanted when this connection was made, and not confirmed since
+        self._catching_up: set[bytes] = set()  # nobody waits for them, and they were not confirmed since
         self._waiting: dict[bytes, asyncio.Future[None]] = {}  # somebody waits for the confirmation
+        self._is_doubted = False  # set by `doubt`, until the next proof
+        self._not_awaited = 0  # how often channels were wanted for whose confirmation nobody waited
         self._progress = 0.0  # when Redis last confirmed something, or began to owe it
         self._alarm = Alarm(self._due, self._on_alarm)
 
@@ -78,19 +82,30 @@ class Listener(SupervisedConnection):
 
     @property
     def is_hearing(self) -> bool:
-        """Whether all that was wanted when the connection was made has been confirmed."""
+        """Whether all has been confirmed that was wanted when the connection was made, or while it was doubted."""
         return self.is_up and not self._catching_up
 
+    @property
+    def lapses(self) -> int:
+        """How often it may have missed something: another number than before says that it did once more."""
+        return self.connections_made + self._not_awaited
+
     def want(self, channels: Iterable[bytes]) -> list[asyncio.Future[None]]:
-        """Want channels from now on; return what to wait for until Redis has confirmed them, as far as it can now."""
-        futures = []
+        """Want channels from now on; return what to wait for until Redis has confirmed them: nothing while doubted."""
+        channels = list(channels)
         for channel in channels:
             if channel not in self._wanted:
                 self._wanted.add(channel)
                 self._look_at(channel)
-            if channel not in self._confirmed and self.is_up:
-                futures.append(self._confirmation(channel))
-        return futures
+        if not self._is_doubted:
+            return self.unconfirmed(channels)
+        if self.is_up:
+            self._let_go([channel for channel in channels if channel not in self._confirmed])
+        return []
+
+    def unconfirmed(self, channels: Iterable[bytes]) -> list[asyncio.Future[None]]:
+        """Return what to wait for until Redis has confirmed channels that are wanted, as far as it can now."""
+        return [self._confirmation(one) for one in channels if one not in self._confirmed and self.is_up]
 
     def unwant(self, channels: Iterable[bytes]) -> None:
         """Stop wanting channels from now on."""
@@ -100,6 +115,16 @@ class Listener(SupervisedConnection):
                 self._release(channel)
                 self._look_at(channel)
                 self._catch_up(channel)
+
+    def doubt(self) -> None:
+        """Have nobody wait for Redis, up or not, until it is proved that the connection works."""
+        self._is_doubted = True
+        self._let_go(list(self._waiting))
+
+    def prove(self) -> None:
+        """Take note that the connection works."""
+        super().prove()
+        self._is_doubted = False
 
     def try_again(self) -> None:
         """Ask once more for what Redis refused."""
@@ -119,6 +144,14 @@ class Listener(SupervisedConnection):
         future = self._waiting.pop(channel, None)
         if future is not None and not future.done():
             future.set_result(None)
+
+    def _let_go(self, channels: list[bytes]) -> None:
+        """Have nobody wait for channels; what they miss until they are confirmed is in the gap that follows."""
+        if channels:
+            self._not_awaited += 1
+            self._catching_up.update(channels)
+        for channel in channels:
+            self._release(channel)
 
     def _look_at(self, channel: bytes) -> None:
         self._changed[channel] = None
@@ -201,7 +234,8 @@ class Listener(SupervisedConnection):
         if channel in self._wanted:
             self._look_at(channel)
             if not is_asked and self._sharded is not None:
-                self._sharded.on_moved()  # Redis took it away from us: its slot belongs to another server now
+                self._sharded.on_taken(channel)
+                self._sharded.on_moved()
 
     def _catch_up(self, channel: bytes) -> None:
         if channel in self._catching_up:

@@ -7,7 +7,13 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+    parse_url,
+)
 from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedSSLConnection
 
 from fastapi_rooms.backends.redis.dialing import Lost, Server, ask, check_role, close
@@ -138,6 +144,7 @@ def _by_url(url: str, timeout: float) -> Place:
     # No error is chained or quoted here: it would show parts of the URL, and with them the password.
     try:
         parts = urlsplit(url)
+        _check_parts(parts)
         base, _, kind = parts.scheme.partition("+")
         hosts = parts.netloc.rpartition("@")[2].split(",")
         if base in ("redis", "rediss") and kind == "sentinel":
@@ -148,8 +155,17 @@ def _by_url(url: str, timeout: float) -> Place:
     except ValueError:
         pass
     raise ConfigurationError(
-        f"this is no URL that leads to Redis (it is not shown, it may hold a password): write {_FORMS}"
+        f"this is no URL that leads to Redis (it is not shown, it may hold a password): write {_FORMS}. Special "
+        "characters of a password have to be percent-encoded"
     )
+
+
+def _check_parts(parts: SplitResult) -> None:
+    """Refuse what comes of a `#`, `/` or `?` in a password: the rest of it would be taken for a host, and shown."""
+    if parts.fragment or (parts.scheme != "unix" and "@" in parts.path):
+        raise ValueError("not where it belongs")
+    if parts.query:
+        parse_qs(parts.query, strict_parsing=True)
 
 
 def _sentinel_by_url(parts: SplitResult, base: str, hosts: list[str], timeout: float) -> SentinelMaster:
@@ -178,6 +194,8 @@ def _with_host(parts: SplitResult, scheme: str, host: str, path: str) -> str:
 def _server(url: str, timeout: float, more: Mapping[str, Any] | None = None) -> Server:
     options: dict[str, Any] = {**parse_url(url), **(more or {})}
     connection_class = options.pop("connection_class", Connection)
+    if issubclass(connection_class, UnixDomainSocketConnection) and not options.get("path"):
+        raise ValueError("no path of a socket")
     if issubclass(connection_class, SSLConnection):
         options.setdefault("ssl_check_hostname", True)  # redis-py's own default since 6.0
     return Server(connection_class, options, timeout)

@@ -48,8 +48,9 @@ class Publisher:
         self._settings = settings if settings is not None else RoomsSettings()
         self._backend = RedisBackend(redis_url, self._settings)
         self._id = uuid4().hex
-        self._starting = asyncio.Lock()
-        self._is_started = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # on which it was last used; None: it was not yet
+        self._changing: asyncio.Lock  # set by the first start or stop on a loop; held while it starts or stops
+        self._is_started = False  # on that loop
 
     def __repr__(self) -> str:
         return f"<Publisher {self._backend!r}>"
@@ -74,14 +75,14 @@ class Publisher:
         Raises:
             BackendUnavailable: Redis was not there within `publish_timeout`.
         """
-        async with self._starting:
+        async with self._lock():
             if not self._is_started:
                 await self._backend.start(self._id, _Deaf(), required=True)
                 self._is_started = True
 
     async def stop(self) -> None:
         """Wait for what is under way, then hang up. Idempotent; it can be started again."""
-        async with self._starting:
+        async with self._lock():
             await self._backend.stop()
             self._is_started = False
 
@@ -111,11 +112,16 @@ class Publisher:
         """
         await self._publish(user_target(user_id), Close(code, reason))
 
+    def _lock(self) -> asyncio.Lock:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:  # each `asyncio.run` has another, on which nothing of the last one lives
+            self._loop, self._changing, self._is_started = loop, asyncio.Lock(), False
+        return self._changing
+
     async def _publish(self, target: Target, content: Message | Close) -> None:
         envelope = Envelope(self._id, target, content)
         check_size(envelope, self._settings.max_envelope_bytes)
-        if not self._is_started:
-            await self.start()
+        await self.start()
         try:
             await self._backend.publish(envelope)
         except BackendUnavailable as error:

@@ -100,9 +100,11 @@ class PublishLine(SupervisedConnection):
         return list(self._unanswered)
 
     async def flush(self) -> None:
-        """Wait until the commands under way now have an answer or have failed."""
+        """Wait until the commands under way now have an answer or have failed, also those that nobody waits for."""
         if self._unanswered:
-            await asyncio.wait([command.future for command in self._unanswered])
+            last = self.send(b"PING")  # answered, or lost, behind them; its future is nobody else's to cancel
+            await asyncio.wait([last])
+            last.exception()  # seen
 
     def _due(self) -> float | None:
         return self._unanswered[0].deadline if self._unanswered else None

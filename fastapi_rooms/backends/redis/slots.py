@@ -9,6 +9,7 @@ from redis.exceptions import MovedError, ResponseError
 Address = tuple[str, int]
 
 SLOTS = 16_384
+MAX_PORT = 65_535
 
 
 def slot_of(channel: bytes) -> int:
@@ -50,17 +51,22 @@ class SlotTable:
             asked: Whom it was; a server that does not know its own name leaves the host empty.
 
         Raises:
-            ValueError: It is no such answer.
+            ValueError: It is no such answer. Nothing is changed then.
         """
         owners: list[Address | None] = [None] * SLOTS
         try:
             for first, last, (host, port, *_), *_replicas in answer:
-                owners[first : last + 1] = [(host.decode() if host else asked[0], int(port))] * (last + 1 - first)
-        except (TypeError, AttributeError) as error:
+                owner = host.decode() if host else asked[0], int(port)
+                owners[_checked(first, last, owner)] = [owner] * (last + 1 - first)
+        except (TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"no answer to CLUSTER SLOTS: {error}") from error
-        if len(owners) != SLOTS:
-            raise ValueError("no answer to CLUSTER SLOTS: slots out of range")
         self._owners = owners
+
+
+def _checked(first: int, last: int, owner: Address) -> slice:
+    if not (0 <= first <= last < SLOTS and 0 < owner[1] <= MAX_PORT):
+        raise ValueError(f"slots {first}-{last} at port {owner[1]}")
+    return slice(first, last + 1)
 
 
 def moved_to(error: ResponseError, asked: Address) -> Address | None:
@@ -70,9 +76,9 @@ def moved_to(error: ResponseError, asked: Address) -> Address | None:
         error: What a server answered.
         asked: Which one it was; a server that does not know the other's name leaves the host empty.
     """
-    if not isinstance(error, MovedError):
+    if not isinstance(error, MovedError) or not 0 < error.port <= MAX_PORT:
         return None
-    return error.host or asked[0], int(error.port)
+    return error.host or asked[0], error.port
 
 
 def channel_in(slots: frozenset[int], candidates: Iterable[bytes]) -> bytes:

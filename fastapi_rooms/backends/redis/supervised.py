@@ -89,12 +89,19 @@ class SupervisedConnection(ABC):
             try:
                 connection = await self._dial()
             except BackendUnavailable as error:
-                self.last_error = error
-                self._on_change()
+                self._fail_to_connect(error)
+                continue
+            except Exception as bug:
+                logger.exception("%s failed; connecting anew", self.name)
+                self._fail_to_connect(BackendUnavailable(f"connecting failed: {bug!r}"))
                 continue
             self._connection = connection
             self.connections_made += 1
             await self._serve(connection)
+
+    def _fail_to_connect(self, error: BackendUnavailable) -> None:
+        self.last_error = error
+        self._on_change()
 
     async def _serve(self, connection: AbstractConnection) -> None:
         """Read and write until the connection is lost. Whatever happens to it ends here; nothing ends the task."""

@@ -1,5 +1,6 @@
 """`Publisher` for code without an event loop."""
 
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
@@ -8,18 +9,19 @@ import redis
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
-from redis.exceptions import RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from fastapi_rooms.backends.redis.channels import Channels
-from fastapi_rooms.backends.redis.dialing import Server
+from fastapi_rooms.backends.redis.dialing import Server, unavailable
 from fastapi_rooms.backends.redis.places import ClusterSeeds, Place, SentinelMaster, Source, locate
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, check_size, room_target, user_target
-from fastapi_rooms.domain.errors import BackendUnavailable
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
 from fastapi_rooms.domain.settings import RoomsSettings
+
+# Who does not say which library it is has two answers less to wait for.
+_NAMELESS = {"driver_info": None} if hasattr(redis, "driver_info") else {"lib_name": None, "lib_version": None}
 
 
 class SyncPublisher:
@@ -47,6 +49,7 @@ class SyncPublisher:
         self._id = uuid4().hex
         self._word = "SPUBLISH" if isinstance(self._place, ClusterSeeds) else "PUBLISH"
         self._client: Any = None  # made at the first call: a cluster is asked for its table then
+        self._adopting = Lock()  # held while a client is taken into use
 
     def __repr__(self) -> str:
         return f"<SyncPublisher {self._place}>"
@@ -95,13 +98,23 @@ class SyncPublisher:
         envelope = Envelope(self._id, target, content)
         check_size(envelope, self._settings.max_envelope_bytes)
         try:
-            if self._client is None:
-                self._client = _client(self._place, self._settings.publish_timeout)
-            self._client.execute_command(self._word, self._channels.of(target), envelope.encode())
-        except (RedisError, OSError) as error:
-            raise BackendUnavailable(
-                f"the nodes were not told, or not for certain: Redis at {self._place}: {error}. Send again later"
-            ) from error
+            self._connected_client().execute_command(self._word, self._channels.of(target), envelope.encode())
+        except Exception as error:  # noqa: BLE001 - redis-py raises anything when it is closed meanwhile
+            told = f"the nodes were not told, or not for certain: Redis at {self._place}"
+            failure = unavailable(told, error, ". Send again later")
+        else:
+            return
+        raise failure
+
+    def _connected_client(self) -> Any:
+        client = self._client
+        if client is None:
+            made = _client(self._place, self._settings.publish_timeout)
+            with self._adopting:
+                client = self._client = self._client or made
+            if client is not made:
+                made.close()  # another thread was faster
+        return client
 
 
 def _client(place: Place, timeout: float) -> Any:
@@ -111,6 +124,7 @@ def _client(place: Place, timeout: float) -> Any:
         "socket_timeout": timeout / 2,
         "socket_connect_timeout": timeout / 2,
         "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
     }
     if isinstance(place, ClusterSeeds):
         server = place.servers[0]
@@ -133,9 +147,11 @@ def _client(place: Place, timeout: float) -> Any:
 
 def _one_client(server: Server, options: dict[str, Any]) -> redis.Redis:
     connection_class: type[redis.Connection | redis.UnixDomainSocketConnection] = redis.Connection
+    brevity: dict[str, Any] = _NAMELESS
     if issubclass(server.connection_class, SSLConnection):
         connection_class = redis.SSLConnection
+        brevity = {}  # TLS 1.3 says something by itself, which redis-py takes for dirt if nothing is read before
     elif issubclass(server.connection_class, UnixDomainSocketConnection):
         connection_class = redis.UnixDomainSocketConnection
-    pool = redis.ConnectionPool(connection_class=connection_class, **server.options, **options)
+    pool = redis.ConnectionPool(connection_class=connection_class, **{**brevity, **server.options, **options})
     return redis.Redis.from_pool(pool)

@@ -25,6 +25,7 @@ class Content(Bench):
         characters = "".join(chr(point) for point in range(0x110000) if not 0xD800 <= point <= 0xDFFF)
         size = 0x10000
         await self._arrives(*(text(characters[at : at + size]) for at in range(0, len(characters), size)))
+        await self._arrives(text(" \t\r\nhello\r\n\0 "), text("\ufeffhello\ufeff"), text("e\u0301 is not é"))
 
     async def test_bytes_arrive_unchanged(self) -> None:
         await self._arrives(*(Message(bytes([byte]), is_text=False) for byte in range(256)))

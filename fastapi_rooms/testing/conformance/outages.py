@@ -89,7 +89,9 @@ class Outages(Bench):
 
     async def test_can_be_stopped_while_cut_off(self) -> None:
         before = asyncio.all_tasks()
-        async with self.nodes(1) as (one,), self.cut_off(one):
-            await one.backend.stop()
-            assert asyncio.all_tasks() - before == set(), "tasks are left behind"
-            assert not one.backend.status.connected
+        async with self.nodes(1) as (one,):
+            async with self.cut_off(one):
+                await one.backend.stop()
+                assert asyncio.all_tasks() - before == set(), "tasks are left behind"
+                assert not one.backend.status.connected
+            assert await fails(one.say(EVERYBODY, "too late")), "it was stopped, and stays that"

@@ -31,7 +31,10 @@ class Subscriptions(Bench):
             patient = asyncio.ensure_future(one.backend.subscribe((ROOM,)))
             await asyncio.sleep(0)
             impatient.cancel()
-            await self.within(patient)
+            try:
+                await self.within(patient)
+            except asyncio.CancelledError as error:
+                raise AssertionError("one who did not wait any longer has cancelled what others wait for") from error
             assert await self.is_heard(two, one, ROOM)
 
     async def test_what_counts_is_the_last_word_of_a_tick(self) -> None:
