@@ -34,6 +34,11 @@ def test_the_defaults_are_the_safe_ones():
         "max_message_bytes": 64 * 1024,
         "max_invalid_messages": 10,
         "disconnect_grace": 5.0,
+        "key_prefix": "rooms",
+        "publish_timeout": 2.0,
+        "publish_failure": "raise",
+        "probe_interval": 2.0,
+        "max_envelope_bytes": 16 * 1024 * 1024,
         "wire": "auto",
     }
 
@@ -65,7 +70,7 @@ def test_a_limit_that_limits_nothing_is_refused(name, value):
         RoomsSettings(**{name: value})
 
 
-@pytest.mark.parametrize("name", [name for name in NUMBERS if "timeout" in name or "grace" in name])
+@pytest.mark.parametrize("name", [n for n in NUMBERS if isinstance(RoomsSettings.model_fields[n].default, float)])
 @pytest.mark.parametrize("value", ["inf", "nan"])
 def test_a_time_without_end_is_refused(name, value):
     with pytest.raises(ValidationError, match=name):
@@ -77,7 +82,7 @@ def test_the_smallest_limit_is_one(name):
     assert getattr(RoomsSettings(**{name: 1}), name) == 1
 
 
-@pytest.mark.parametrize(("name", "value"), [("overflow", "block"), ("wire", "tcp")])
+@pytest.mark.parametrize(("name", "value"), [("overflow", "block"), ("wire", "tcp"), ("publish_failure", "ignore")])
 def test_an_unknown_choice_is_refused(name, value):
     with pytest.raises(ValidationError, match=name):
         RoomsSettings(**{name: value})
@@ -102,6 +107,24 @@ def test_something_that_is_no_mapping_is_refused_by_pydantic():
         RoomsSettings.model_validate(3)
 
 
+@pytest.mark.parametrize("prefix", ["rooms", "a", "shop:chat", "shop.chat-2_B", "x" * 64])
+def test_a_prefix_is_made_of_letters_that_mean_nothing_to_redis(prefix):
+    assert RoomsSettings(key_prefix=prefix).key_prefix == prefix
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "x" * 65, "a b", "a*", "a?", "[a]", "{a}", "a\\", "a\n", "é", "a/b", "a%2A", 7, None]
+)
+def test_a_prefix_that_could_be_a_pattern_or_pick_a_slot_is_refused(prefix):
+    with pytest.raises(ValidationError, match="key_prefix"):
+        RoomsSettings(key_prefix=prefix)
+
+
+def test_a_silent_backend_is_noticed_within_five_seconds_by_default():
+    settings = RoomsSettings()
+    assert settings.probe_interval + settings.publish_timeout < 5
+
+
 def test_settings_are_validated_from_settings():
     settings = RoomsSettings(wire="asgi")
     assert RoomsSettings.model_validate(settings) == settings
@@ -118,9 +141,18 @@ def test_variables_are_read_and_validated(monkeypatch):
     monkeypatch.setenv("ROOMS_OUTBOX_BYTES", "4096")
     monkeypatch.setenv("ROOMS_OVERFLOW", "drop_oldest")
     monkeypatch.setenv("ROOMS_SEND_TIMEOUT", "2.5")
+    monkeypatch.setenv("ROOMS_KEY_PREFIX", "shop")
+    monkeypatch.setenv("ROOMS_PUBLISH_FAILURE", "log")
     monkeypatch.setenv("ROOMS_WIRE", "asgi")
     settings = RoomsSettings.from_env()
-    assert settings == RoomsSettings(outbox_bytes=4096, overflow=Overflow.DROP_OLDEST, send_timeout=2.5, wire="asgi")
+    assert settings == RoomsSettings(
+        outbox_bytes=4096,
+        overflow=Overflow.DROP_OLDEST,
+        send_timeout=2.5,
+        key_prefix="shop",
+        publish_failure="log",
+        wire="asgi",
+    )
     assert type(settings) is RoomsSettings
 
 

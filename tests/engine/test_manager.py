@@ -12,7 +12,6 @@ from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError, MessageError, NotConnectedError
 from fastapi_rooms.domain.messages import Close, MessageType
 from fastapi_rooms.domain.settings import RoomsSettings
-from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.references import connection_of
 
@@ -879,12 +878,6 @@ def test_the_defaults_are_the_default_settings():
     assert ConnectionManager().settings == RoomsSettings()
     settings = RoomsSettings(outbox_bytes=5)
     assert ConnectionManager(settings).settings is settings
-
-
-def test_the_manager_of_many_nodes_says_that_it_is_not_there_and_keeps_the_password():
-    with pytest.raises(ConfigurationError, match="knows no Redis") as caught:
-        DistributedWebSocketManager("redis://:hunter2@localhost")
-    assert "hunter2" not in str(caught.value)
 
 
 async def test_a_websocket_does_wherever_a_connection_does(manager):

@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import traceback
 import types
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from brokers.ports import free_port
 from fastapi import APIRouter, FastAPI, Request, WebSocket
 from fastapi.testclient import TestClient
 from stage import FASTAPI, refused, smallest_app
@@ -14,6 +17,7 @@ from starlette.routing import Mount
 from support import live, until
 
 from fastapi_rooms import (
+    BackendUnavailable,
     ConfigurationError,
     ConnectionDep,
     ConnectionManager,
@@ -232,11 +236,72 @@ def test_an_extension_shows_counts_and_no_secrets(rooms):
     assert repr(rooms) == "<RoomsExtension <ConnectionManager connections=0 rooms=0>>"
 
 
-@pytest.mark.parametrize("url", ["redis://:s3cret@cache.internal:6379/0", "rediss://user:s3cret@host", ""])
-def test_a_redis_url_is_refused_and_its_password_not_shown(url):
-    with pytest.raises(ConfigurationError, match="no Redis") as error:
-        RoomsExtension(url)
-    assert "s3cret" not in "".join((str(error.value), repr(error.value), *map(str, error.value.args)))
+# Attaching to Redis
+
+
+@pytest.fixture
+def prefix():
+    return f"t{uuid4().hex}"
+
+
+@WAYS
+async def test_every_way_to_attach_connects_to_redis_and_hangs_up_at_the_end(
+    stage, loop, shared_broker, prefix, attach, tracebacks
+):
+    rooms = RoomsExtension(shared_broker.url, settings=RoomsSettings(key_prefix=prefix), required=True)
+    app = attach(rooms)
+    add_probes(app, rooms.manager)
+    for _ in range(2):
+        async with stage.plays(app) as server:
+            assert rooms.manager.status.connected
+            assert shared_broker.channels(f"{prefix}:*") == {
+                f"{prefix}:all",
+                f"{prefix}:node:{rooms.manager.node_id}:0",
+            }
+            await probe(server)
+        assert not rooms.manager.status.connected
+        await until(lambda: shared_broker.channels(f"{prefix}:*") == set())
+    assert tracebacks() == []
+
+
+async def test_two_apps_on_one_redis_reach_each_others_clients(loop, shared_broker, prefix):
+    extensions = [RoomsExtension(shared_broker.url, settings=RoomsSettings(key_prefix=prefix)) for _ in range(2)]
+    for rooms in extensions:
+
+        @rooms.ws_route("/ws", room="hall")
+        async def chat(message: Incoming[str], connection: ConnectionDep, manager: ManagerDep) -> None:
+            await manager.broadcast_to_room("hall", message, exclude=connection)
+
+    with live(smallest_app(extensions[0]), loop) as one, live(smallest_app(extensions[1]), loop) as two:
+        async with one.client("/ws") as ann, two.client("/ws") as bob:
+            for word in ("hello", "again"):
+                await ann.send(word)
+                assert await bob.receive() == word
+                await bob.send(word)
+                assert await ann.receive() == word
+
+
+async def test_an_app_that_requires_redis_does_not_start_without_it(tracebacks):
+    rooms = RoomsExtension(f"redis://:s3cret@127.0.0.1:{free_port()}", required=True)
+    app = with_lifespan(rooms)
+    with pytest.raises(BackendUnavailable, match="start it, or start with required=False") as refusal:
+        async with app.router.lifespan_context(app):
+            pass
+    assert "s3cret" not in "".join(traceback.format_exception(refusal.value))
+    assert not hasattr(app.state, "rooms")
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_an_app_that_does_not_require_redis_starts_without_it_and_says_so(stage, prefix, caplog):
+    rooms = RoomsExtension(f"redis://:s3cret@127.0.0.1:{free_port()}", settings=RoomsSettings(key_prefix=prefix))
+    app = with_router(rooms)
+    add_probes(app, rooms.manager)
+    async with stage.plays(app) as server:
+        assert not rooms.manager.status.connected
+        await probe(server)
+    (record,) = [record for record in caplog.records if "degraded" in record.getMessage()]
+    assert record.getMessage().startswith("starting degraded, 127.0.0.1:")
+    assert "s3cret" not in caplog.text
 
 
 # Finding the manager
@@ -306,13 +371,13 @@ async def test_without_an_extension_get_manager_says_how_to_attach_one(stage, tr
         assert (await http.get("/http")).status_code == 500
         assert (await refused(server, "/ws")).status_code == 500
     assert len(tracebacks()) == 2
-    for traceback in tracebacks():
+    for said in tracebacks():
         for way in (
             "FastAPI(lifespan=rooms.lifespan)",
             "app.include_router(rooms.router)",
             "async with rooms.lifespan(app): yield",
         ):
-            assert way in traceback
+            assert way in said
 
 
 async def test_something_else_under_the_same_name_is_not_taken_for_a_manager(stage, tracebacks):
@@ -321,8 +386,8 @@ async def test_something_else_under_the_same_name_is_not_taken_for_a_manager(sta
     app.state.rooms = ["kitchen", "garden"]
     async with stage.plays(app) as server, server.http() as http:
         assert (await http.get("/http")).status_code == 500
-    (traceback,) = tracebacks()
-    assert "this app has no rooms manager" in traceback
+    (said,) = tracebacks()
+    assert "this app has no rooms manager" in said
 
 
 def test_a_test_client_that_does_not_run_the_lifespan_is_told_so(rooms):

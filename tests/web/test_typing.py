@@ -102,6 +102,115 @@ async def endpoint(websocket: WebSocket) -> None:
     reveal_type(await manager.close_room("r", 1000, "done"))  # is "int"
 """
 
+NODES = """\
+from collections.abc import Awaitable, Callable, Collection
+from datetime import UTC, datetime
+from typing import Annotated, reveal_type
+
+from fastapi import Depends, FastAPI
+from redis.asyncio import Redis, RedisCluster
+
+from fastapi_rooms import (
+    Backend,
+    BackendStatus,
+    BackendUnavailable,
+    ConnectionManager,
+    DistributedWebSocketManager,
+    Gap,
+    ManagerDep,
+    Publisher,
+    RoomsExtension,
+    RoomsSettings,
+    SyncPublisher,
+    get_manager,
+)
+from fastapi_rooms.backends.contract import Receiver
+from fastapi_rooms.domain.envelope import Envelope, Target
+from fastapi_rooms.testing import BackendConformance, LocalCluster, Recorder
+
+app = FastAPI()
+
+class Mine:
+    @property
+    def status(self) -> BackendStatus:
+        return BackendStatus(connected=True, degraded_since=None)
+
+    async def start(self, node_id: str, receiver: Receiver, *, required: bool = False) -> None:
+        receiver.missed(Gap(since=self.since(), until=self.since(), targets=frozenset()))
+
+    def since(self) -> datetime:
+        return datetime.now(UTC)
+
+    async def stop(self) -> None: ...
+
+    async def publish(self, envelope: Envelope) -> None:
+        reveal_type(envelope.encode())  # is "bytes"
+
+    async def subscribe(self, targets: Collection[Target]) -> None: ...
+
+    def unsubscribe(self, targets: Collection[Target]) -> None: ...
+
+def tell(gap: Gap) -> None:
+    reveal_type(gap.rooms)  # is "frozenset[str]"
+    reveal_type(gap.until - gap.since)  # is "datetime.timedelta"
+
+async def tell_later(gap: Gap) -> int:
+    return len(gap.users)
+
+mine: Backend = Mine()
+cluster = LocalCluster(3)
+managers = [
+    DistributedWebSocketManager("redis://localhost", settings=RoomsSettings(publish_failure="log"), on_gap=tell),
+    DistributedWebSocketManager(Redis(), on_gap=tell_later),
+    DistributedWebSocketManager(RedisCluster("localhost", 7000)),
+    DistributedWebSocketManager(Mine()),
+    *[DistributedWebSocketManager(backend) for backend in cluster],
+]
+RoomsExtension("redis://localhost", required=True, on_gap=tell)
+RoomsExtension(cluster.backends[0])
+hook: Callable[[], Awaitable[None]] = managers[0].start
+one_or_many: ConnectionManager = managers[0]
+
+@app.get("/status")
+async def status(
+    manager: Annotated[DistributedWebSocketManager, Depends(get_manager)], any_manager: ManagerDep
+) -> dict[str, int]:
+    reveal_type(manager.status)  # is ".*BackendStatus"
+    reveal_type(manager.status.degraded_since)  # is "datetime.datetime | None"
+    reveal_type(manager.node_id)  # is "str"
+    if isinstance(any_manager, DistributedWebSocketManager):
+        reveal_type(any_manager.status.connected)  # is "bool"
+    try:
+        reveal_type(await manager.broadcast("hi"))  # is "int"
+    except BackendUnavailable as error:
+        reveal_type(error.errno)  # is "int | None"
+    return {"gaps": manager.status.gaps}
+
+async def work() -> None:
+    await managers[0].start(required=True)
+    await managers[0].stop()
+    async with Publisher("redis://localhost", settings=RoomsSettings(key_prefix="shop")) as publisher:
+        reveal_type(publisher)  # is ".*Publisher"
+        await publisher.broadcast_to_room("r", {"a": 1}, "json")
+        await publisher.close_user("u", 4000, "why")
+        reveal_type(publisher.status)  # is ".*BackendStatus"
+    with SyncPublisher("redis://localhost") as sync_publisher:
+        reveal_type(sync_publisher)  # is ".*SyncPublisher"
+        sync_publisher.broadcast(b"all")
+        sync_publisher.send_to_user("u", "you")
+    cluster.cut(0)
+    cluster.restore(0)
+    recorder: Receiver = Recorder()
+    reveal_type(await Recorder().received(3))  # is "list[.*Envelope]"
+
+class TestMine(BackendConformance):
+    async def make_backend(self) -> Backend:
+        return Mine()
+
+    async def cut(self, backend: Backend) -> None:
+        reveal_type(backend)  # is ".*Backend"
+"""
+
 UNIONS = """\
 from typing import Annotated, Literal
 
@@ -128,11 +237,25 @@ from typing import Literal
 from fastapi import FastAPI, WebSocket
 from pydantic import BaseModel
 
-from fastapi_rooms import Connection, ConnectionManager, Incoming, RoomsExtension, ws_route
+from fastapi_rooms import (
+    Connection,
+    ConnectionManager,
+    DistributedWebSocketManager,
+    Incoming,
+    Publisher,
+    RoomsExtension,
+    RoomsSettings,
+    SyncPublisher,
+    ws_route,
+)
+from fastapi_rooms.testing import LocalCluster
 
 class Say(BaseModel):
     type: Literal["say"]
     text: str
+
+class Receiving:
+    def publish(self, envelope: object) -> None: ...
 
 rooms = RoomsExtension()
 
@@ -167,6 +290,15 @@ async def no_user(message: Incoming[str]) -> None: ...
 async def no_argument(message: Incoming[str]) -> None: ...
 
 RoomsExtension(settings={"outbox_bytes": 1})  # error: arg-type
+RoomsExtension(7)  # error: arg-type
+RoomsExtension("redis://localhost", on_gap=lambda: None)  # error: .*
+RoomsSettings(publish_failure="ignore")  # error: arg-type
+DistributedWebSocketManager()  # error: call-arg
+DistributedWebSocketManager(Receiving())  # error: arg-type
+DistributedWebSocketManager("redis://localhost").status.connected = True  # error: misc
+Publisher("redis://localhost").broadcast_to_room("hi")  # error: call-arg
+SyncPublisher("redis://localhost").close_user(7)  # error: arg-type
+LocalCluster("redis://localhost")  # error: arg-type
 FastAPI(lifespan=rooms.router)  # error: arg-type
 handler("hi", None, None)  # error: arg-type
 """
@@ -179,6 +311,7 @@ def mypy(tmp_path_factory):
     sources = {
         "example.py": AUTHENTICATED_USER + EXAMPLE,
         "project.py": PROJECT,
+        "nodes.py": NODES,
         "unions.py": UNIONS,
         "wrong.py": WRONG,
     }
@@ -202,11 +335,14 @@ def test_the_first_example_passes_mypy_strict(mypy):
     assert mypy("example.py") == {}
 
 
-def test_a_project_passes_and_every_type_is_what_it_says(mypy):
-    assert errors(mypy("project.py")) == []
-    revealed = mypy("project.py")
-    lines = [line for line in enumerate(PROJECT.splitlines(), 1) if "reveal_type(" in line[1]]
-    assert len(lines) >= 20
+@pytest.mark.parametrize(
+    ("name", "source", "count"), [("project.py", PROJECT, 20), ("nodes.py", NODES, 13)], ids=["one node", "many nodes"]
+)
+def test_a_project_passes_and_every_type_is_what_it_says(mypy, name, source, count):
+    assert errors(mypy(name)) == []
+    revealed = mypy(name)
+    lines = [line for line in enumerate(source.splitlines(), 1) if "reveal_type(" in line[1]]
+    assert len(lines) >= count
     for number, line in lines:
         expected = re.escape(re.search(r'# is "(.*)"$', line)[1]).replace(r"\.\*", ".*")
         (note,) = revealed[number]
