@@ -17,6 +17,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 import fastapi_rooms
+import fastapi_rooms.testing
 from fastapi_rooms import RoomsSettings
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +129,16 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert sorted(documented) == sorted(fastapi_rooms.__all__)
     for name in fastapi_rooms.__all__:
         assert f"#fastapi_rooms.{name})" in pages
+    for name in fastapi_rooms.testing.__all__:
+        assert f"::: fastapi_rooms.testing.{name}\n" in pages
+        assert f"#fastapi_rooms.testing.{name})" in pages
+
+
+def test_every_module_is_in_the_plan_of_the_floors() -> None:
+    plan = (ROOT / "ARCHITECTURE.md").read_text().split("## Life of a message")[0]
+    for module in (ROOT / "fastapi_rooms").rglob("*.py"):
+        if module.name != "__init__.py" and module.parent.name != "conformance":
+            assert re.search(rf"\b{module.name}\b", plan), relative(module)
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=relative)

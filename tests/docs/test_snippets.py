@@ -5,18 +5,24 @@ import importlib
 import json
 import logging
 import os
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from brokers.server import Broker
+from fastapi import FastAPI, WebSocket
 from live_server import live_server
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from fastapi_rooms import DistributedWebSocketManager
 
 SNIPPETS = Path(__file__).parents[2] / "docs" / "snippets"
 DEADLINE = 5.0
@@ -339,10 +345,161 @@ async def test_a_client_that_stops_reading_stops_nobody(module: str) -> None:
         assert await close_code(stuck) == 1013
 
 
+@asynccontextmanager
+async def two_nodes(module: str, url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Site, Site]]:
+    """Serve a snippet twice, as two processes would: each with a module of its own, and the same Redis."""
+    monkeypatch.setenv("REDIS_URL", url)
+    async with AsyncExitStack() as ends:
+        sites = []
+        for _ in range(2):
+            sys.modules.pop(module, None)
+            sites.append(await ends.enter_async_context(served(module)))
+        yield sites[0], sites[1]
+        sys.modules.pop(module)
+
+
+async def test_many_nodes_start_and_status(shared_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with (
+        two_nodes("many_nodes", shared_broker.url, monkeypatch) as (here, there),
+        here.connect("/ws/kitchen") as ann,
+        there.connect("/ws/kitchen") as bob,
+    ):
+        await ann.send("hello")
+        assert await receive(ann) == await receive(bob) == "hello"
+        assert (await here.http.post("/announce", json={"text": "tea"})).json() == {"everywhere": True}
+        assert await receive(ann) == await receive(bob) == "tea"
+        one, two = [(await site.http.get("/status")).json() for site in (here, there)]
+        assert one["node"] != two["node"]
+        assert all(status["connected"] and status["degraded_since"] is None for status in (one, two))
+
+
+async def test_many_nodes_errors(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with (
+        two_nodes("many_nodes", broker.url, monkeypatch) as (here, there),
+        here.connect("/ws/kitchen") as ann,
+        there.connect("/ws/kitchen") as bob,
+    ):
+        broker.kill()
+
+        async def both_know() -> bool:
+            return not any([(await site.http.get("/status")).json()["connected"] for site in (here, there)])
+
+        await eventually(both_know)
+        assert (await here.http.post("/announce", json={"text": "tea"})).json() == {"everywhere": False}
+        assert await receive(ann) == "tea"
+        await bob.send("hello")
+        assert await receive(bob) == "hello"
+        assert await receive_json(bob) == {"type": "error", "code": "unavailable"}
+        broker.start()
+
+        async def is_back() -> bool:
+            return (await here.http.post("/announce", json={"text": "back"})).json()["everywhere"]
+
+        await eventually(is_back)
+
+
+async def test_many_nodes_gap(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with (
+        two_nodes("many_nodes_gap", broker.url, monkeypatch) as (here, there),
+        here.connect("/ws/kitchen") as ann,
+        there.connect("/ws/kitchen") as bob,
+    ):
+        assert broker.kill_listeners() == 2
+        for client in (ann, bob):
+            assert (await receive_json(client))["type"] == "reload"
+
+
+def run_snippet(name: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, name],
+        cwd=SNIPPETS,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+async def test_publishers_and_a_manager_without_an_app(shared_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", shared_broker.url)
+    manager = DistributedWebSocketManager(shared_broker.url)  # as the nodes of an app have one
+    app = FastAPI()
+
+    @app.websocket("/ws/{room}")
+    async def listen(websocket: WebSocket, room: str) -> None:
+        connection = await manager.connect(websocket, room, user_id="ann")
+        async for _ in connection.messages(str):
+            pass
+        manager.disconnect(connection)
+
+    app.router.lifespan_context = lambda _: started(manager)
+    with live_server(app) as address:
+        async with (
+            connect(f"ws://{address}/ws/kitchen") as kitchen,
+            connect(f"ws://{address}/ws/reports") as reports,
+        ):
+            run = await asyncio.to_thread(run_snippet, "many_nodes_plain.py")
+            assert run.returncode == 0, run.stderr
+            assert await receive(kitchen) == "dinner is ready"
+            run = await asyncio.to_thread(run_snippet, "publish_report.py")
+            assert run.returncode == 0, run.stderr
+            assert [(await receive_json(reports))["done"] for _ in range(3)] == [1, 2, 3]
+            worker = importlib.import_module("publish_worker")
+            await asyncio.to_thread(worker.pay_invoice, "ann", 7)
+            worker.publisher.close()
+            for client in (kitchen, reports):
+                assert await receive_json(client) == {"type": "paid", "invoice": 7}
+
+
+@asynccontextmanager
+async def started(manager: DistributedWebSocketManager) -> AsyncIterator[None]:
+    await manager.start(required=True)
+    yield
+    await manager.stop()
+
+
+async def test_a_report_without_redis_says_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"redis://127.0.0.1:{deaf.getsockname()[1]}"
+    run = await asyncio.to_thread(run_snippet, "publish_report.py", REDIS_URL=url)
+    assert run.returncode == 1
+    assert run.stderr.startswith("the report is ready, but nobody was told: ")
+
+
+async def test_a_ready_client_with_the_rights_that_the_page_gives_it(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (SNIPPETS.parent / "guides" / "many-nodes.md").read_text()
+    for command in re.findall("^ *(ACL SETUSER .*)$", page, re.MULTILINE):
+        broker.call(*command.replace(">a-long-random-password", ">secret").split())
+    for name, value in (("HOST", "127.0.0.1"), ("PORT", str(broker.port)), ("PASSWORD", "secret")):
+        monkeypatch.setenv(f"REDIS_{name}", value)
+    async with two_nodes("ready_client", broker.url, monkeypatch) as (here, _):
+        assert (await here.http.post("/announce", params={"text": "tea"})).json() == 0
+    refused = {dict(zip(entry[::2], entry[1::2], strict=True))["object"] for entry in broker.call("ACL", "LOG")}
+    assert refused <= {"client|setinfo"}, "something that it needs was refused"
+
+
+def test_a_backend_of_ones_own() -> None:
+    alone = ("-c", os.devnull, "--rootdir", ".", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *alone, "counted_backend_conformance.py", "two_nodes.py"],
+        cwd=SNIPPETS,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+    assert "skipped" not in run.stdout
+
+
 def test_every_snippet_is_tested() -> None:
     text = Path(__file__).read_text()
     for snippet in SNIPPETS.glob("*.py"):
-        assert f'"{snippet.stem}"' in text or f'"{snippet.name}"' in text or snippet.stem == "live_server"
+        is_used = snippet.stem in ("live_server", "counted_backend")  # by others
+        assert f'"{snippet.stem}"' in text or f'"{snippet.name}"' in text or is_used, snippet.name
 
 
 def test_snippets_pass_mypy_strict(request: pytest.FixtureRequest) -> None:
