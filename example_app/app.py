@@ -1,5 +1,10 @@
-"""The app: log-in, the page, an announcement by HTTP, and one WebSocket per tab."""
+"""The app: log-in, the page, an announcement by HTTP, and one WebSocket per tab.
 
+One process is all, unless `EXAMPLE_REDIS_URL` says where many nodes meet; `example_app.cluster` starts two that do.
+"""
+
+import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,10 +15,11 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, JSONResponse
 
 from example_app import bot, chat
 from example_app.headers import SecurityHeaders
+from example_app.here import Here, HereDep
 from example_app.identity import (
     Name,
     User,
@@ -27,20 +33,35 @@ from example_app.identity import (
     remember,
 )
 from example_app.messages import Announced, Ask, FromPage, Refused, Text, Word
-from fastapi_rooms import ConnectionDep, Incoming, ManagerDep, RoomsExtension
+from fastapi_rooms import BackendUnavailable, ConnectionDep, Gap, Incoming, ManagerDep, RoomsExtension, RoomsSettings
 
 STATIC = Path(__file__).parent / "static"
 
 LOGGED_OUT = 4501
 """The close code of a log-out. The page takes 4500-4999 as "do not come back by yourself"."""
 
-rooms = RoomsExtension()
+REDIS_URL = os.environ.get("EXAMPLE_REDIS_URL")
+
+
+async def tell_missed(gap: Gap) -> None:
+    await app.state.here.tell_missed(gap)
+
+
+rooms = RoomsExtension(REDIS_URL, settings=RoomsSettings(key_prefix="example"), on_gap=tell_missed)
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    if REDIS_URL and not os.environ.get("EXAMPLE_SECRET"):
+        raise RuntimeError(
+            "EXAMPLE_REDIS_URL joins many nodes, which have to trust each other's cookies: set EXAMPLE_SECRET"
+        )
     app.state.started_at = time.monotonic()
-    yield
+    app.state.here = Here(rooms.manager)
+    async with asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(app.state.here.watch())
+        yield
+        watching.cancel()
 
 
 # No /docs: its page loads scripts from another host, which the Content-Security-Policy forbids.
@@ -61,6 +82,11 @@ class Announcement(BaseModel):
     text: Text
 
 
+@app.exception_handler(BackendUnavailable)
+async def on_unavailable(_request: Request, _error: BackendUnavailable) -> JSONResponse:
+    return JSONResponse({"detail": "Other nodes are out of reach: only the tabs of this node were told."}, 503)
+
+
 async def get_started_at(connection: HTTPConnection) -> float:
     started_at: float = connection.app.state.started_at
     return started_at
@@ -77,27 +103,31 @@ async def me(user: UserDep) -> User:
 
 
 @app.post("/login", dependencies=[Depends(refuse_foreign_pages)])
-async def login(wanted: Login, request: Request, response: Response, manager: ManagerDep) -> User:
+async def login(wanted: Login, request: Request, response: Response, here: HereDep) -> User:
     """Give out an identity. Whoever has one and asks for the same name again keeps it."""
     user = find_user(request)
     if user is None or user.name != wanted.name:
-        if chat.is_taken(manager, wanted.name):
+        if here.is_taken(wanted.name):
             raise HTTPException(409, f"{wanted.name} is here already: choose another name.")
         user = new_user(wanted.name)
     remember(response, user, secure=request.url.scheme == "https")
     return user
 
 
-@app.post("/logout", status_code=204, dependencies=[Depends(refuse_foreign_pages)])
-async def logout(user: UserDep, response: Response, manager: ManagerDep) -> None:
-    """Forget an identity and close all its tabs."""
+@app.post("/logout", dependencies=[Depends(refuse_foreign_pages)])
+async def logout(user: UserDep, response: Response, manager: ManagerDep) -> dict[str, bool]:
+    """Forget an identity and close all its tabs; return whether those on other nodes were closed, too."""
     forget(response)
-    await manager.close_user(user.id, LOGGED_OUT, "logged out")
+    try:
+        await manager.close_user(user.id, LOGGED_OUT, "logged out")
+    except BackendUnavailable:
+        return {"everywhere": False}
+    return {"everywhere": True}
 
 
 @app.post("/announce", dependencies=[Depends(refuse_foreign_pages)])
 async def announce(announcement: Announcement, user: UserDep, manager: ManagerDep) -> dict[str, int]:
-    """Tell everybody something; return how many connections it was handed to."""
+    """Tell everybody something; return how many connections of this node it was handed to."""
     return {"reached": await manager.broadcast(Announced(sender=user, text=announcement.text))}
 
 
@@ -105,23 +135,23 @@ async def announce(announcement: Announcement, user: UserDep, manager: ManagerDe
     "/ws",
     user_id=get_user_id,
     metadata=get_metadata,
-    dependencies=[Depends(refuse_foreign_pages), Depends(chat.tell_rooms_at_the_end)],
+    dependencies=[Depends(refuse_foreign_pages), Depends(chat.attend)],
 )
 async def talk(
     message: Incoming[FromPage],
     connection: ConnectionDep,
-    manager: ManagerDep,
+    here: HereDep,
     started_at: Annotated[float, Depends(get_started_at)],
 ) -> AsyncIterator[Word | Refused]:
     """Serve one tab; called for one message after the other. What it yields goes to that tab alone."""
     if not isinstance(message, Ask):
-        refused = await chat.act(message, connection, manager)
+        refused = await chat.act(message, connection, here)
         if refused is not None:
             yield refused
     elif message.room not in connection.rooms:
         yield Refused(reason=f"You are not in {message.room}: open the room first.", key=message.key)
     else:
-        async for word in bot.answer(message, manager, time.monotonic() - started_at):
+        async for word in bot.answer(message, here, time.monotonic() - started_at):
             yield word
 
 

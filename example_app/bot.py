@@ -5,9 +5,8 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from example_app.chat import users_in
+from example_app.here import Here
 from example_app.messages import Ask, Word
-from fastapi_rooms import ConnectionManager
 
 PAUSE = 0.04
 """Seconds between words. Nothing needs it but the eye, which wants to see them come."""
@@ -27,13 +26,15 @@ class Facts:
     rooms: dict[str, int]
     room: str
     names: list[str]
+    is_one_of_many: bool
 
 
-async def answer(ask: Ask, manager: ConnectionManager, uptime: float) -> AsyncIterator[Word]:
+async def answer(ask: Ask, here: Here, uptime: float) -> AsyncIterator[Word]:
     """Yield the answer to a question, word by word."""
-    rooms = {room: len(users_in(manager, room)) for room in manager.active_rooms}
-    names = sorted(user.name for user in users_in(manager, ask.room))
-    words = compose(ask.question, Facts(uptime, manager.active_connections, rooms, ask.room, names)).split()
+    names = sorted(user.name for user in here.users_in(ask.room))
+    connections = here.manager.active_connections
+    facts = Facts(uptime, connections, here.rooms, ask.room, names, is_one_of_many=here.node is not None)
+    words = compose(ask.question, facts).split()
     for word in words[:-1]:
         yield Word(room=ask.room, key=ask.key, text=word + " ")
         await asyncio.sleep(PAUSE)
@@ -61,19 +62,23 @@ def compose(question: str, facts: Facts) -> str:
 def _people(facts: Facts) -> str:
     names = facts.names
     if len(names) <= 1:
-        return f"You are alone in {facts.room}."
-    return f"In {facts.room} there are {', '.join(names[:-1])} and {names[-1]}."
+        return f"You are alone in {facts.room}{_where(facts)}."
+    return f"In {facts.room} there are {', '.join(names[:-1])} and {names[-1]}{_where(facts)}."
 
 
 def _rooms(facts: Facts) -> str:
     if len(facts.rooms) == 1:
-        return "This is the only room that anybody has open."
+        return f"This is the only room that anybody has open{_where(facts)}."
     listed = [f"{room} ({count})" for room, count in sorted(facts.rooms.items())]
-    return f"{len(listed)} rooms are open: {', '.join(listed)}."
+    return f"{len(listed)} rooms are open{_where(facts)}: {', '.join(listed)}."
 
 
 def _connections(facts: Facts) -> str:
     return f"{facts.connections} {'connection is' if facts.connections == 1 else 'connections are'} open on this node."
+
+
+def _where(facts: Facts) -> str:
+    return ", as far as this node knows" if facts.is_one_of_many else ""
 
 
 def _uptime(facts: Facts) -> str:

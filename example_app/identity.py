@@ -38,7 +38,7 @@ class User(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    id: str
+    id: Annotated[str, StringConstraints(max_length=40)]
     name: Name
 
 
@@ -101,5 +101,6 @@ async def refuse_foreign_pages(connection: HTTPConnection) -> None:
 
 @cache
 def _serializer() -> URLSafeTimedSerializer:
-    # A random secret lasts as long as the process: after a restart everybody chooses a name again.
+    # A random secret lasts as long as the process: after a restart everybody chooses a name again. Nodes that are to
+    # know each other's users share one.
     return URLSafeTimedSerializer(os.environ.get("EXAMPLE_SECRET") or secrets.token_hex(32), salt="example-user")

@@ -55,7 +55,7 @@ class Direct(BaseModel):
     """Say something to one user."""
 
     type: Literal["direct"]
-    to: Annotated[str, StringConstraints(max_length=40)]  # a user id
+    to: User
     text: Text
     key: Key
 
@@ -89,6 +89,8 @@ class DirectSaid(BaseModel):
     type: Literal["direct"] = "direct"
     sender: User
     recipient: User
+    is_elsewhere: bool
+    """The recipient has no tab on the sender's node: another node may have one, and nobody tells whether it has."""
     text: str
     key: str
     at: datetime = Field(default_factory=lambda: datetime.now(UTC))
@@ -103,7 +105,7 @@ class IsTyping(BaseModel):
 
 
 class Members(BaseModel):
-    """Who is in a room now."""
+    """Who is in a room now, on this node."""
 
     type: Literal["members"] = "members"
     room: str
@@ -111,10 +113,28 @@ class Members(BaseModel):
 
 
 class Directory(BaseModel):
-    """The rooms that somebody is in, and how many users there are in each."""
+    """The rooms that somebody on this node is in, and how many users there are in each."""
 
     type: Literal["directory"] = "directory"
     rooms: dict[str, int]
+
+
+class Node(BaseModel):
+    """Which of many nodes serves this tab, and whether it reaches the others."""
+
+    type: Literal["node"] = "node"
+    name: str
+    reaches_others: bool
+
+
+class Missed(BaseModel):
+    """What other nodes said meanwhile may not have come to this tab."""
+
+    type: Literal["missed"] = "missed"
+    rooms: list[str]
+    direct: bool
+    since: datetime
+    until: datetime
 
 
 class Word(BaseModel):
@@ -142,3 +162,6 @@ class Refused(BaseModel):
     type: Literal["refused"] = "refused"
     reason: str
     key: str | None = None
+
+
+ToPage = Said | DirectSaid | IsTyping | Members | Directory | Node | Missed | Word | Announced | Refused

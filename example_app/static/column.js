@@ -25,10 +25,11 @@ export class Column {
   #atBottom = true; // of the log; written by its scroll events
   #outage = null; // the line that says that the connection was lost, while it is
   #visible = false; // written by the observer
+  #toldElsewhere = false; // that nobody knows whether what is written here arrives
 
   /**
    * @param {{room: string} | {user: {id: string, name: string}}} place
-   * @param owner {me, send(message), openDirect(user), close(column), changed(column)}
+   * @param owner {me, node, send(message), openDirect(user), close(column), changed(column)}
    */
   constructor(place, owner) {
     this.place = place;
@@ -65,12 +66,20 @@ export class Column {
   }
 
   /** Somebody said something here, perhaps we ourselves: then it is the echo of what is pending. */
-  said({ sender, text, key, at }) {
+  said({ sender, text, key, at, is_elsewhere }) {
     const mine = sender.id === this.#owner.me.id;
     if (mine) this.#takePending(key);
     this.#stopTyping(sender.id);
     this.#append(this.#message({ sender, text, at, mine }), { mine });
     if (!mine) this.#arrived();
+    if (mine && is_elsewhere && !this.#toldElsewhere) this.#notice(`${this.user.name} has no tab on this node. If there is one on another, it got this.`);
+    this.#toldElsewhere = Boolean(is_elsewhere);
+  }
+
+  /** The node that serves us did not hear the others for a while. */
+  missed(since, until) {
+    const [from, to] = [since, until].map((moment) => new Date(moment).toLocaleTimeString());
+    this.#notice(`What other nodes said ${from === to ? `at ${to}` : `between ${from} and ${to}`} may be missing`);
   }
 
   /** What was sent was refused: back into the box with it. */
@@ -107,7 +116,7 @@ export class Column {
       .sort((a, b) => (b.id === me.id) - (a.id === me.id) || a.name.localeCompare(b.name))
       .map((user) => make("li", {}, this.#chip(user, user.id === me.id)));
     this.memberList.replaceChildren(...chips);
-    this.count.textContent = `${members.length} here`;
+    this.count.textContent = `${members.length} ${this.#owner.node ? "on this node" : "here"}`;
   }
 
   showTyping(user) {
@@ -180,7 +189,7 @@ export class Column {
     if (isQuestion && this.room === null) return toast("The bot answers in rooms only.");
     const message = isQuestion
       ? { type: "ask", room: this.room, question: question || "help", key }
-      : this.room !== null ? { type: "say", room: this.room, text, key } : { type: "direct", to: this.user.id, text, key };
+      : this.room !== null ? { type: "say", room: this.room, text, key } : { type: "direct", to: this.user, text, key };
     if (!this.#owner.send(message)) return; // the draft stays
     this.draft = "";
     this.#lastTyping = 0;
@@ -210,11 +219,18 @@ export class Column {
     const entry = make("article", { class: ["entry", mine ? "mine" : "theirs", bot && "from-bot"] },
       mine ? null : face,
       make("div", { class: "said" },
-        make("p", { class: "byline" }, make("bdi", { class: mine ? "spoken" : "name", text: mine ? "You" : name }), timeOf(at)),
+        make("p", { class: "byline" }, this.#author(sender, mine ? "You" : name, { mine, bot }), timeOf(at)),
         make("p", { class: "bubble", dir: "auto", text })));
     entry.dataset.from = bot ? "bot" : sender.id;
     entry.dataset.at = String(new Date(at).getTime());
     return entry;
+  }
+
+  #author(user, name, { mine, bot }) {
+    const element = make("bdi", { class: mine ? "spoken" : "name", text: name });
+    if (mine || bot || this.room === null) return element;
+    // The only way to write to somebody on another node, who is not among the members that ours knows.
+    return make("button", { class: "author", title: `Write to ${name} alone`, click: () => this.#owner.openDirect(user) }, element);
   }
 
   #append(entry, { mine = false } = {}) {

@@ -10,7 +10,8 @@ const MAX_ANNOUNCEMENTS = 3;
 
 const columns = new Map(); // place id -> Column
 let me = null; // {id, name}; null while nobody is logged in
-let directory = {}; // room -> how many users are in it
+let directory = {}; // room -> how many users of our node are in it
+let node = null; // {name, reaches_others} of the node that serves us; null where there is only one
 let countdown = null; // the timer that redraws "Reconnecting in N s"
 
 const line = new Line("/ws", isStillMe);
@@ -63,6 +64,7 @@ function enter(user) {
 function leave(why) {
   byId("name").value = me?.name ?? "";
   me = null;
+  node = null;
   line.stop();
   for (const column of columns.values()) column.element.remove();
   columns.clear();
@@ -80,6 +82,9 @@ function leave(why) {
 const owner = {
   get me() {
     return me;
+  },
+  get node() {
+    return node;
   },
   send: (message) => line.send(message),
   openDirect: (user) => open({ user }).focus(),
@@ -136,7 +141,7 @@ function placeEntry(column, place, face, title) {
   const count = place.room && directory[place.room];
   const badge = column?.unread
     ? make("span", { class: "badge", text: String(column.unread), title: "unread" })
-    : make("span", { class: "count", text: count ? String(count) : "", title: count ? `${count} here` : null });
+    : make("span", { class: "count", text: count ? String(count) : "", title: count ? `${count} ${node ? "on this node" : "here"}` : null });
   const choose = () => {
     showSide(false);
     open(place).focus();
@@ -154,7 +159,7 @@ function showSide(shown) {
 const HANDLERS = {
   said: (message) => columns.get(placeOfRoom(message.room))?.said(message),
   direct: (message) => open({ user: message.sender.id === me.id ? message.recipient : message.sender }).said(message),
-  typing: ({ room, user }) => columns.get(placeOfRoom(room))?.showTyping(user),
+  typing: ({ room, user }) => user.id !== me.id && columns.get(placeOfRoom(room))?.showTyping(user),
   members: ({ room, members }) => columns.get(placeOfRoom(room))?.showMembers(members),
   word: (message) => columns.get(placeOfRoom(message.room))?.word(message),
   announced: announced,
@@ -166,7 +171,14 @@ const HANDLERS = {
     for (const column of columns.values()) column.refused(key);
     toast(reason);
   },
-  error: () => toast("The server did not take that message."),
+  node(message) {
+    node = message;
+    drawState();
+  },
+  missed({ rooms, direct, since, until }) {
+    for (const column of columns.values()) if (column.room === null ? direct : rooms.includes(column.room)) column.missed(since, until);
+  },
+  error: ({ code }) => toast(code === "unavailable" ? "Other nodes are out of reach: only this node’s tabs got that." : "The server did not take that message."),
 };
 
 line.addEventListener("message", ({ detail }) => HANDLERS[detail.type]?.(detail));
@@ -175,23 +187,14 @@ line.addEventListener("ended", () => leave("You logged out."));
 
 line.addEventListener("state", ({ detail: { state, at } }) => {
   clearInterval(countdown);
-  const [short, spoken] = {
-    connecting: ["Connecting…", ""],
-    connected: ["Connected", "Connected"],
-    waiting: [null, "Connection lost, trying again"],
-    offline: ["Offline", "Offline"],
-    ended: ["Ended", ""],
-  }[state];
   byId("state").dataset.state = state;
   byId("retry").hidden = state !== "waiting" && state !== "offline";
-  if (spoken && byId("state-spoken").textContent !== spoken) byId("state-spoken").textContent = spoken;
-  if (short) {
-    byId("state-text").textContent = short;
-  } else {
+  if (state === "waiting") {
     const tick = () => (byId("state-text").textContent = `Reconnecting in ${Math.max(1, Math.ceil((at - Date.now()) / 1000))} s`);
     tick();
     countdown = setInterval(tick, 250);
   }
+  drawState();
   if (state === "connected") {
     line.send({ type: "join", rooms: [...columns.values()].flatMap(({ room }) => room ?? []) });
     for (const column of columns.values()) column.connectionBack();
@@ -199,6 +202,23 @@ line.addEventListener("state", ({ detail: { state, at } }) => {
     for (const column of columns.values()) column.connectionLost();
   }
 });
+
+function drawState() {
+  const isAlone = line.state === "connected" && node?.reaches_others === false;
+  const aside = (text) => make("span", { class: "not-small", text });
+  const connected = !node ? ["Connected"] : isAlone ? [aside(`Connected to node ${node.name}, `), "alone"] : [aside("Connected to "), `node ${node.name}`];
+  const [shown, spoken] = {
+    connecting: [["Connecting…"], ""],
+    connected: [connected, isAlone ? "Other nodes are out of reach" : "Connected"],
+    waiting: [null, "Connection lost, trying again"],
+    offline: [["Offline"], "Offline"],
+    ended: [["Ended"], ""],
+  }[line.state];
+  byId("state").classList.toggle("alone", isAlone);
+  byId("state").title = isAlone ? "Other nodes are out of reach: you talk to the tabs of this node only." : "";
+  if (spoken && byId("state-spoken").textContent !== spoken) byId("state-spoken").textContent = spoken;
+  if (shown) byId("state-text").replaceChildren(...shown);
+}
 
 function announced({ sender, text, at }) {
   const entry = make("div", { class: "announcement" }, icon("announce"),
@@ -226,8 +246,8 @@ byId("logout").addEventListener("click", async () => {
   line.stop();
   sessionStorage.removeItem(OPEN);
   try {
-    await post("/logout");
-    leave("");
+    const { everywhere } = await post("/logout");
+    leave(everywhere ? "" : "Other nodes are out of reach: tabs of yours that they serve are still logged in.");
   } catch {
     leave("The server was not told: it is out of reach.");
   }
@@ -254,7 +274,7 @@ byId("announce-form").addEventListener("submit", async (event) => {
     const { reached } = await post("/announce", { text: byId("announce-text").value });
     byId("announce-text").value = "";
     byId("announce-dialog").close();
-    toast(`Announced to ${reached} ${reached === 1 ? "tab" : "tabs"}.`);
+    toast(`Announced to ${reached} ${reached === 1 ? "tab" : "tabs"}${node ? " of this node, and to the other nodes" : ""}.`);
   } catch (error) {
     byId("announce-error").textContent = error.message;
   }

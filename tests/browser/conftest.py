@@ -1,4 +1,4 @@
-"""The demo under a real uvicorn, and a real Chromium that looks at it."""
+"""The demo under a real uvicorn, or two of them, and a real Chromium that looks at it."""
 
 import asyncio
 import os
@@ -9,10 +9,13 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import asynccontextmanager, closing, contextmanager
+from functools import partial
 
 import pytest
 import pytest_asyncio
+import redis
+from brokers.ports import free_port
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
@@ -81,6 +84,75 @@ def demo(tmp_path_factory):
     assert "Traceback" not in running.log, running.log
 
 
+class DemoCluster:
+    """Two nodes of the demo and their Valkey, as `make demo-cluster` starts them."""
+
+    def __init__(self, log_path):
+        self.ports = [free_port(), free_port()]
+        self.urls = [f"http://127.0.0.1:{port}" for port in self.ports]
+        self.process = None  # set by start
+        self._log_path = log_path
+
+    @property
+    def log(self):
+        return self._log_path.read_text()
+
+    @property
+    def pids(self):
+        """The processes of the nodes in their order, then that of Valkey."""
+        return [int(pid) for pid in re.findall(r"^  \S+ +process (\d+)$", self.log, re.MULTILINE)]
+
+    @property
+    def broker(self):
+        """A client of Valkey."""
+        path = re.search(r"^  unix://(\S+)", self.log, re.MULTILINE)[1]
+        return redis.Redis(unix_socket_path=path, socket_timeout=5, protocol=2)
+
+    def start(self):
+        command = [sys.executable, "-m", "example_app.cluster", *map(str, self.ports)]
+        # A session of its own, so that one can do to it what Ctrl+C does in a terminal.
+        with self._log_path.open("w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        deadline = time.monotonic() + 2 * START_WITHIN
+        while "Ctrl+C ends everything" not in self.log:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the cluster did not start:\n{self.log}")
+            time.sleep(0.02)  # between two looks at the log
+
+    def end(self):
+        """Press Ctrl+C, if it runs, and wait for the end; return the exit status."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGINT)
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            for pid in [self.process.pid, *self.pids]:
+                os.kill(pid, signal.SIGKILL)
+            pytest.fail(f"the cluster did not end:\n{self.log}")
+
+
+@contextmanager
+def running_cluster(folder):
+    running = DemoCluster(folder / "cluster.log")
+    running.start()
+    yield running
+    assert running.end() == 0, running.log
+    assert "Traceback" not in running.log, running.log
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as running:
+        yield running
+
+
+@pytest.fixture
+def cluster_of_its_own(tmp_path):
+    """A cluster to break."""
+    with running_cluster(tmp_path) as running:
+        yield running
+
+
 @pytest.fixture(scope="session")
 def browser_path():
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -143,16 +215,30 @@ async def in_lobby(page):
     await expect(page.locator(".chip").first).to_have_text(re.compile("You$"), timeout=20_000)
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def visit(browser, demo):
-    """Log a new user in: `page, visitor = await visit("Ada")`. Afterwards no page may have complained."""
-    visitors = []
+@asynccontextmanager
+async def visitors(browser):
+    """Log new users in: `page, visitor = await enter(url, "Ada")`. Afterwards no page may have complained."""
+    came = []
 
-    async def enter(name, **options):
+    async def enter(url, name, **options):
         visitor = Visitor(await browser.new_context(reduced_motion="reduce", **options), name)
-        visitors.append(visitor)
-        return await visitor.log_in(demo.url), visitor
+        came.append(visitor)
+        return await visitor.log_in(url), visitor
 
     yield enter
-    await asyncio.gather(*(visitor.context.close() for visitor in visitors))
-    assert [problem for visitor in visitors for problem in visitor.problems] == []
+    await asyncio.gather(*(visitor.context.close() for visitor in came))
+    assert [problem for visitor in came for problem in visitor.problems] == []
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def visit(browser, demo):
+    """Log a new user in: `page, visitor = await visit("Ada")`."""
+    async with visitors(browser) as enter:
+        yield partial(enter, demo.url)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def visit_node(browser, cluster):
+    """Log a new user in on one of two nodes: `page, visitor = await visit_node(0, "Ada")`."""
+    async with visitors(browser) as enter:
+        yield lambda index, name, **options: enter(cluster.urls[index], name, **options)

@@ -3,6 +3,7 @@ import re
 import signal
 
 import pytest
+from pages import announce, direct, messages, open_room, room, say
 from playwright.async_api import expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
@@ -14,30 +15,6 @@ WATCH_BOT = """() => {
     const look = () => window.seen.push(document.querySelector(".from-bot .bubble")?.textContent ?? "");
     new MutationObserver(look).observe(document.querySelector(".log"), {childList: true, subtree: true});
 }"""
-
-
-def room(page, name="lobby"):
-    return page.get_by_role("region", name=f"Room {name}", exact=True)
-
-
-def direct(page, name):
-    return page.get_by_role("region", name=f"Direct messages with {name}", exact=True)
-
-
-def messages(column):
-    return column.locator(".bubble")
-
-
-async def say(column, text):
-    box = column.get_by_role("textbox")
-    await box.fill(text)
-    await box.press("Enter")
-
-
-async def open_room(page, name):
-    await page.get_by_label("Open a room by name").fill(name)
-    await page.get_by_label("Open a room by name").press("Enter")
-    await expect(room(page, name)).to_be_visible()
 
 
 async def members(page, *others, of="lobby"):
@@ -121,9 +98,7 @@ async def test_a_direct_message_reaches_all_tabs_of_both_users_and_nobody_else(v
 async def test_an_announcement_reaches_everybody(visit):
     (ada, _), (bo, _) = await asyncio.gather(visit("Ada"), visit("Bo"))
     await room(bo).get_by_role("button", name="Close lobby").click()  # in no room at all
-    await ada.get_by_role("button", name="Announce").click()
-    await ada.get_by_label("Announcement", exact=True).fill("Tea is ready")
-    await ada.get_by_role("dialog").get_by_role("button", name="Announce").click()
+    await announce(ada, "Tea is ready")
     for page in (ada, bo):
         await expect(page.locator(".announcement p")).to_have_text("Ada Tea is ready")
     await expect(ada.locator(".toast")).to_have_text("Announced to 2 tabs.")
