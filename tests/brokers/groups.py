@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ class Cluster:
             "cluster-node-timeout 1000",
             "cluster-require-full-coverage no",
             "cluster-replica-validity-factor 0",
+            "cluster-allow-replica-migration no",  # a master without slots stays one
         )
         self.masters = [Broker(kind, folder, *config) for _ in range(3)]
         self.replicas = [Broker(kind, folder, *config) for _ in range(3)] if replicas else []
@@ -38,25 +39,53 @@ class Cluster:
             self._form()
             yield self
 
+    def everywhere(self, *words: Any) -> None:
+        """Send a command to all that run."""
+        for one in (*self.masters, *self.replicas):
+            with contextlib.suppress(redis.ConnectionError):
+                one.call(*words)
+
     def node_id(self, broker: Broker) -> str:
         return broker.call("CLUSTER", "MYID")
 
-    def owner(self, slot: int) -> Broker:
-        """Who has a slot, as the masters say that are there."""
-        for master in [*self.masters, *self.replicas]:
+    def owners(self) -> dict[int, Broker]:
+        """Who has which slot, as the first says that is there."""
+        by_port = {one.port: one for one in (*self.masters, *self.replicas)}
+        for one in by_port.values():
             with contextlib.suppress(redis.RedisError):
-                for first, last, (_, port, *_), *_ in master.call("CLUSTER", "SLOTS"):
-                    if first <= slot <= last:
-                        return next(one for one in (*self.masters, *self.replicas) if one.port == port)
-        raise AssertionError(f"nobody has slot {slot}")
+                return {
+                    slot: by_port[port]
+                    for first, last, (_, port, *_), *_ in one.call("CLUSTER", "SLOTS")
+                    for slot in range(first, last + 1)
+                }
+        raise AssertionError("nobody is there")
+
+    def owner(self, slot: int) -> Broker:
+        return self.owners()[slot]
 
     def move(self, slot: int, to: Broker) -> None:
         """Move a slot, which holds no keys."""
-        source = self.owner(slot)
-        to.call("CLUSTER", "SETSLOT", slot, "IMPORTING", self.node_id(source))
-        source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", self.node_id(to))
-        for one in (to, source, *(m for m in self.masters if m not in (to, source))):
-            one.call("CLUSTER", "SETSLOT", slot, "NODE", self.node_id(to))
+        self.move_all([slot], to)
+
+    def move_all(self, slots: Iterable[int], to: Broker) -> None:
+        """Move slots, which hold no keys."""
+        owners = self.owners()
+        by_source: dict[Broker, list[int]] = {}
+        for slot in slots:
+            if owners[slot] is not to:
+                by_source.setdefault(owners[slot], []).append(slot)
+        for source, moved in by_source.items():
+            self._set_slots(to, moved, "IMPORTING", source)
+            self._set_slots(source, moved, "MIGRATING", to)
+            for one in (to, source, *(master for master in self.masters if master not in (to, source))):
+                self._set_slots(one, moved, "NODE", to)
+
+    def _set_slots(self, broker: Broker, slots: list[int], state: str, other: Broker) -> None:
+        node_id = self.node_id(other)
+        with broker.client.pipeline(transaction=False) as pipeline:
+            for slot in slots:
+                pipeline.execute_command("CLUSTER", "SETSLOT", slot, state, node_id)
+            pipeline.execute()
 
     def shard_channels(self, broker: Broker) -> set[str]:
         return set(broker.call("PUBSUB", "SHARDCHANNELS"))

@@ -1,0 +1,1 @@
+"""What happens to nodes when the one Redis server that joins them misbehaves. All with default settings."""

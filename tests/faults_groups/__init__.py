@@ -1,0 +1,1 @@
+"""What happens to nodes when the servers that join them are a Redis Cluster, or watched by Sentinel."""

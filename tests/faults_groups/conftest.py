@@ -1,0 +1,30 @@
+"""Clusters that tests share: formed once per session and kind, to use and to move slots in, not to break."""
+
+import contextlib
+import functools
+
+import pytest
+from brokers.groups import Cluster
+
+
+@pytest.fixture(scope="session")
+def _clusters(tmp_path_factory):
+    with contextlib.ExitStack() as ends:
+
+        @functools.cache
+        def form(kind):
+            return ends.enter_context(Cluster(kind, tmp_path_factory.mktemp("cluster")).running())
+
+        yield form
+
+
+@pytest.fixture
+def cluster(_clusters):
+    """A Valkey cluster of three."""
+    return _clusters("valkey")
+
+
+@pytest.fixture
+def each_cluster(broker_kind, _clusters):
+    """A Redis cluster and a Valkey cluster of three."""
+    return _clusters(broker_kind)
