@@ -9,9 +9,12 @@ PORTS ?= 8000 8001
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-SOURCES := fastapi_rooms example_app tests docs/snippets
+# What waits for brokers mostly waits, and looks at the clock: more of it side by side, but not beside the rest.
+TIMED := tests/backends/redis_backend tests/faults tests/faults_groups
+PARALLEL := --numprocesses 2 --dist worksteal
+PARALLEL_TIMED := --numprocesses 4 --dist loadfile -m "not long"
 
-.PHONY: demo demo-cluster test test-fast test-lowest check format-check lint imports types docs docs-serve format clean
+.PHONY: demo demo-cluster test test-long test-fast test-lowest check format-check lint imports types docs docs-serve format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m uvicorn example_app.app:app --host 127.0.0.1 --port $(PORT)
@@ -21,16 +24,21 @@ demo-cluster: $(VENV)/.cluster
 
 test: $(VENV)/.dev
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage run -m pytest $(PARALLEL) $(TIMED:%=--ignore=%)
+	$(BIN)/python -m coverage run -m pytest $(PARALLEL_TIMED) $(TIMED)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
+test-long: $(VENV)/.dev
+	$(BIN)/python -m pytest --numprocesses 2 -m long
+
 test-fast: $(VENV)/.dev  ## no browser, no coverage, stop at the first failure
-	$(BIN)/python -m pytest -x -m "not browser and not slow"
+	$(BIN)/python -m pytest -x $(PARALLEL) -m "not browser and not slow and not long"
 
 # Without tests/docs: the docs are written for the current FastAPI, whose security classes work on WebSockets.
 test-lowest: $(VENV)-lowest/.dev
-	$(VENV)-lowest/bin/python -m pytest -m "not browser" --ignore=tests/docs
+	$(VENV)-lowest/bin/python -m pytest $(PARALLEL) -m "not browser and not long" --ignore=tests/docs $(TIMED:%=--ignore=%)
+	$(VENV)-lowest/bin/python -m pytest $(PARALLEL_TIMED) $(TIMED)
 
 check: format-check lint imports types test docs
 

@@ -12,6 +12,7 @@ from brokers.server import Broker, running
 
 SLOTS = 16_384
 WITHIN = 20.0
+_AT_ONCE = "repl-diskless-sync-delay 0"  # otherwise a master waits 5 s for more replicas before it serves the first
 
 
 class Cluster:
@@ -24,6 +25,7 @@ class Cluster:
             "cluster-require-full-coverage no",
             "cluster-replica-validity-factor 0",
             "cluster-allow-replica-migration no",  # a master without slots stays one
+            _AT_ONCE,
         )
         self.masters = [Broker(kind, folder, *config) for _ in range(3)]
         self.replicas = [Broker(kind, folder, *config) for _ in range(3)] if replicas else []
@@ -48,10 +50,10 @@ class Cluster:
     def node_id(self, broker: Broker) -> str:
         return broker.call("CLUSTER", "MYID")
 
-    def owners(self) -> dict[int, Broker]:
-        """Who has which slot, as the first says that is there."""
+    def owners(self, asked: Broker | None = None) -> dict[int, Broker]:
+        """Who has which slot, as one of them says, or the first that is there."""
         by_port = {one.port: one for one in (*self.masters, *self.replicas)}
-        for one in by_port.values():
+        for one in [asked] if asked else by_port.values():
             with contextlib.suppress(redis.RedisError):
                 return {
                     slot: by_port[port]
@@ -136,8 +138,8 @@ class Sentinels:
     name = "kitchen"
 
     def __init__(self, kind: str, folder: Path) -> None:
-        self.master = Broker(kind, folder)
-        self.replica = Broker(kind, folder, f"replicaof 127.0.0.1 {self.master.port}")
+        self.master = Broker(kind, folder, _AT_ONCE)
+        self.replica = Broker(kind, folder, _AT_ONCE, f"replicaof 127.0.0.1 {self.master.port}")
         watch = (
             f"sentinel monitor {self.name} 127.0.0.1 {self.master.port} 2",
             f"sentinel down-after-milliseconds {self.name} 1000",

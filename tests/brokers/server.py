@@ -48,6 +48,10 @@ class Broker:
         return f"redis://127.0.0.1:{self.port}"
 
     @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
+    @property
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from uuid import uuid4
 
 from fastapi import FastAPI
 from support import DEADLINE, LiveServer, live, until
@@ -25,9 +26,9 @@ from fastapi_rooms import (
 )
 
 ROOM = "kitchen"
-SLACK = 0.3
+SLACK = 0.5
 """How much later than promised a test may see something: one process, many threads, two cores, other tests."""
-AT_ONCE = 0.3
+AT_ONCE = 0.5
 """The same for what does not wait for anything."""
 UNDISTURBED = BackendStatus(connected=True, degraded_since=None)
 
@@ -56,9 +57,7 @@ class Node:
             await manager.broadcast_to_room(room, message)
 
         @self.rooms.ws_route("/walk")
-        async def walk(
-            message: Incoming[tuple[str, str]], connection: ConnectionDep, manager: ManagerDep
-        ) -> list[str]:
+        async def walk(message: Incoming[tuple[str, str]], connection: ConnectionDep, manager: ManagerDep) -> list[str]:
             step, room = message
             await (manager.join_room if step == "join" else manager.leave_room)(connection, room)
             return sorted(connection.rooms)
@@ -156,11 +155,12 @@ class Said:
 
 
 class Speaker:
-    """Has a node say one number after the other to a room, at a steady rate, whatever becomes of them."""
+    """Has a node say one thing after the other to a room, at a steady rate, whatever becomes of it."""
 
     def __init__(self, node: Node, per_second: float, room: str) -> None:
         self.said: list[Said] = []
         self._node = node
+        self._name = uuid4().hex[:8]
         self.room = room
         self._pause = 1 / per_second
         self._is_over = False
@@ -179,7 +179,7 @@ class Speaker:
         begin = time.monotonic()
         async with asyncio.TaskGroup() as calls:
             while not self._is_over:
-                said = Said(str(len(self.said)))
+                said = Said(f"{self._name} {len(self.said)}")
                 self.said.append(said)
                 calls.create_task(self._say(said))
                 await asyncio.sleep(begin + len(self.said) * self._pause - time.monotonic())

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from faults.nodes import AT_ONCE, ROOM, SLACK, check_hearing, connected, degraded, member, running, speaking
+from support import until
 
 from fastapi_rooms import BackendUnavailable, DistributedWebSocketManager
+from faults.nodes import AT_ONCE, ROOM, SLACK, check_hearing, connected, degraded, member, running, speaking
 
 HEARS_AGAIN_AFTER_KILL = 0.5
 HEARS_AGAIN_AFTER_RETURN = 2.0
@@ -59,68 +61,88 @@ async def test_a_killed_publishing_line_is_made_again_at_once_and_repeats_nothin
                 assert (status.reconnects, status.gaps, status.undelivered) == (1, 0, undelivered)
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(120)])])
-async def test_redis_goes_and_comes_back(broker, proxy, seconds):
-    with running(broker.url, proxy.url) as nodes:
-        one, two = nodes
-        late = DistributedWebSocketManager(broker.url)
-        async with member(one) as local, member(two) as remote:
-            async with speaking(one, per_second=50) as speaker:
-                await remote.hears_again(speaker, time.monotonic())
-                killed, killed_at = time.monotonic(), datetime.now(UTC)
-                broker.kill()
-                await degraded(one, two, seconds=AT_ONCE)
-                noticed = time.monotonic()
-                attempts = proxy.accepted
-                since = [node.status.degraded_since for node in nodes]
-                assert all(timedelta() <= one - killed_at < timedelta(seconds=AT_ONCE) for one in since)
+async def start_without_redis(manager):
+    """Start degraded, having tried to start with Redis required."""
+    before = asyncio.all_tasks()
+    begin = time.monotonic()
+    with pytest.raises(BackendUnavailable, match="start it, or start with required=False"):
+        await manager.start(required=True)
+    assert asyncio.all_tasks() == before, "nothing is left running"
+    await manager.start()
+    assert time.monotonic() - begin < 2 * START_WITHIN
+    assert not manager.status.connected
+    with pytest.raises(BackendUnavailable):
+        await manager.broadcast("nobody")
 
+
+class Outage:
+    """A time without Redis."""
+
+    def __init__(self, broker, proxy, nodes):
+        self._broker = broker
+        self._proxy = proxy
+        self._nodes = nodes
+        self.returned = 0.0  # when Redis answered again
+
+    @asynccontextmanager
+    async def lasting(self, seconds):
+        """Kill Redis, and start it again when the block has ended, but not before its time."""
+        killed, killed_at = time.monotonic(), datetime.now(UTC)
+        self._broker.kill()
+        await degraded(*self._nodes, seconds=AT_ONCE)
+        attempts = self._proxy.accepted
+        since = [node.status.degraded_since for node in self._nodes]
+        assert all(timedelta() <= noticed - killed_at < timedelta(seconds=AT_ONCE) for noticed in since)
+        yield
+        await asyncio.sleep(killed + seconds - time.monotonic())
+        assert [node.status.degraded_since for node in self._nodes] == since
+        # Two sides of a node, each of which waits half a second on average, and less at first.
+        assert 2 * seconds < self._proxy.accepted - attempts < 10 * seconds + 20
+        await asyncio.to_thread(self._broker.start)
+        self.returned, returned_at = time.monotonic(), datetime.now(UTC)
+        await connected(*self._nodes, seconds=HEARS_AGAIN_AFTER_RETURN)
+        for node in self._nodes:
+            (gap,) = await until(lambda node=node: node.gaps)
+            assert (gap.rooms, gap.everybody) == ({ROOM, "pantry"}, True)
+            assert gap.since < killed_at < returned_at < gap.until + timedelta(seconds=SLACK)
+
+
+@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(120)])])
+async def test_redis_goes_and_comes_back(broker, proxy, seconds):
+    late = DistributedWebSocketManager(broker.url)
+    with running(broker.url, proxy.url) as (one, two):
+        async with AsyncExitStack() as ends:
+            local, remote = [await ends.enter_async_context(member(node)) for node in (one, two)]
+            speaker = await ends.enter_async_context(speaking(one, per_second=50))
+            await remote.hears_again(speaker, time.monotonic())
+            outage = Outage(broker, proxy, (one, two))
+            async with outage.lasting(seconds):
+                noticed = time.monotonic()
                 await local.say("from a client")
                 await local.hears("from a client")
                 await local.hears(UNAVAILABLE)
-                before = asyncio.all_tasks()
+                await start_without_redis(late)
                 begin = time.monotonic()
-                with pytest.raises(BackendUnavailable, match="start it, or start with required=False"):
-                    await late.start(required=True)
-                assert asyncio.all_tasks() == before, "nothing is left running"
-                await late.start()
-                assert time.monotonic() - begin < 2 * START_WITHIN
-                assert not late.status.connected
-                with pytest.raises(BackendUnavailable):
-                    await late.broadcast("nobody")
-
-                begin = time.monotonic()
-                async with member(one, "pantry") as newcomer, member(two, "pantry"):
-                    assert time.monotonic() - begin < AT_ONCE, "joining waits for nothing"
-                    await asyncio.sleep(killed + seconds - time.monotonic())
-                    assert [node.status.degraded_since for node in nodes] == since
-                    attempts = proxy.accepted - attempts
-                    await asyncio.to_thread(broker.start)
-                    returned = time.monotonic()
-                    assert await remote.hears_again(speaker, returned) <= HEARS_AGAIN_AFTER_RETURN
-                    await connected(one, two, late, seconds=returned + HEARS_AGAIN_AFTER_RETURN - time.monotonic())
-                    await two.say("what joined meanwhile hears, too", "pantry")
-                    await newcomer.hears("what joined meanwhile hears, too")
-                await local.say("once more")
-                await remote.hears("once more")
-                await late.broadcast("from who started without Redis")
-                await remote.hears("from who started without Redis")
+                pantry = [await ends.enter_async_context(member(node, "pantry")) for node in (one, two)]
+                assert time.monotonic() - begin < AT_ONCE, "joining waits for nothing"
+            await connected(late, seconds=outage.returned + HEARS_AGAIN_AFTER_RETURN - time.monotonic())
+            assert await remote.hears_again(speaker, outage.returned) <= HEARS_AGAIN_AFTER_RETURN
+            await two.say("what joined meanwhile hears, too", "pantry")
+            await pantry[0].hears("what joined meanwhile hears, too")
+            await local.say("the socket has stayed")
+            await remote.hears("the socket has stayed")
+            await late.broadcast("from who started without Redis")
+            await remote.hears("from who started without Redis")
+            speaker.stop()
             await one.say("the end")
             await remote.hears("the end")
-        # Two sides of a node, each of which waits half a second on average, and less at first.
-        assert 2 * seconds < attempts < 10 * seconds + 20
-        check_hearing(speaker, remote, two.gaps)
-        assert speaker.missed_by(local) == []
-        check_hearing(speaker, local, [])
-        assert local.heard.count(UNAVAILABLE) == 1
-        assert any(noticed < said.at for said in speaker.failed)
-        assert all(said.seconds < AT_ONCE for said in speaker.failed)
-        for node, undelivered in ((one, len(speaker.failed) + 1), (two, 0)):
-            status = node.status
-            assert (status.connected, status.degraded_since) == (True, None)
-            assert (status.reconnects, status.gaps, status.undelivered) == (1, 1, undelivered)
-            (gap,) = node.gaps
-            assert (gap.rooms, gap.everybody) == ({ROOM, "pantry"}, True)
-            assert gap.since <= killed_at < killed_at + timedelta(seconds=seconds) <= gap.until
-        assert (late.status.reconnects, late.status.undelivered) == (0, 1)
-        await late.stop()
+    await late.stop()
+    check_hearing(speaker, remote, two.gaps)
+    check_hearing(speaker, local, [])
+    assert speaker.missed_by(local) == [], "members here are served all along"
+    assert local.heard.count(UNAVAILABLE) == 1
+    assert any(noticed < said.at for said in speaker.failed)
+    assert all(said.seconds < AT_ONCE for said in speaker.failed)
+    assert [node.status.undelivered for node in (one, two)] == [len(speaker.failed) + 1, 0]
+    assert [(node.status.reconnects, node.status.gaps) for node in (one, two)] == [(1, 1)] * 2
+    assert (late.status.reconnects, late.status.undelivered) == (0, 1)

@@ -1,4 +1,4 @@
-"""Clusters that tests share: formed once per session and kind, to use and to move slots in, not to break."""
+"""Clusters that tests share: formed once per session and kind, to use and to move slots in. What breaks them mends them."""
 
 import contextlib
 import functools
@@ -12,8 +12,8 @@ def _clusters(tmp_path_factory):
     with contextlib.ExitStack() as ends:
 
         @functools.cache
-        def form(kind):
-            return ends.enter_context(Cluster(kind, tmp_path_factory.mktemp("cluster")).running())
+        def form(kind, **options):
+            return ends.enter_context(Cluster(kind, tmp_path_factory.mktemp("cluster"), **options).running())
 
         yield form
 
@@ -28,3 +28,9 @@ def cluster(_clusters):
 def each_cluster(broker_kind, _clusters):
     """A Redis cluster and a Valkey cluster of three."""
     return _clusters(broker_kind)
+
+
+@pytest.fixture
+def replicated_cluster(broker_kind, _clusters):
+    """A Redis cluster and a Valkey cluster of three with a replica each."""
+    return _clusters(broker_kind, replicas=True)

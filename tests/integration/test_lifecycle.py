@@ -219,7 +219,7 @@ async def test_stop_closes_everybody_with_1012_and_the_manager_can_be_used_again
 
 
 async def test_stop_aborts_who_does_not_read_and_leaves_no_task(wire):
-    manager = ConnectionManager(RoomsSettings(wire=wire, send_timeout=0.3, outbox_bytes=1 << 30))
+    manager = ConnectionManager(RoomsSettings(wire=wire, send_timeout=1.0, outbox_bytes=1 << 30))
     with live(plain_app(manager)) as server:
         stuck = RawClient(server, "/ws/r")
         await until(lambda: manager.active_connections == 1)
@@ -233,7 +233,7 @@ async def test_stop_aborts_who_does_not_read_and_leaves_no_task(wire):
         await server.call(fill)
         begin = time.monotonic()
         await server.call(manager.stop)
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 4
         assert not [name for name in server.tasks() if name.startswith("fastapi_rooms")]
         stuck.close()
 

@@ -46,6 +46,7 @@ class RedisBackend:
         self._loop: asyncio.AbstractEventLoop  # set by start
         self._receiver: Receiver  # set by start
         self._origin = b""  # set by start: the node's id, to know its own envelopes
+        self._own_channels = b""  # set by start: what the channels for probes begin with
         self._connected = False
         self._degraded_since: datetime | None = datetime.now(UTC)
         self._was_connected = False  # since the start
@@ -80,6 +81,7 @@ class RedisBackend:
         await self._end_retired()
         self._loop = loop
         self._origin, self._receiver = bytes.fromhex(node_id), receiver
+        self._own_channels = self._channels.all_of_node(node_id)
         self._was_connected = False
         pace = Pace(self._settings.publish_timeout, self._settings.probe_interval)
         routes = self._routes = self._make_routes(node_id, pace)
@@ -189,7 +191,11 @@ class RedisBackend:
     def on_message(self, channel: bytes, payload: bytes) -> None:
         """Hand an envelope of another node to the receiver."""
         wanted = self._targets.get(channel)
-        if wanted is None or is_from(payload, self._origin):
+        if wanted is None:
+            if channel.startswith(self._own_channels) and not payload.isdigit():
+                self._drop(channel, UndecodableError("it is no probe"))
+            return
+        if is_from(payload, self._origin):
             return
         try:
             envelope = decode(payload, self._settings.max_envelope_bytes)

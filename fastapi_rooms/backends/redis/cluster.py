@@ -95,12 +95,12 @@ class ClusterLinks(ShardOwner):
         if self._task is not None:
             await end_tasks([self._task])
             self._task = None
-        self._links.clear()
         await end_tasks(self._leaving.values())
-        for link in self._addresses:
+        links = list(self._addresses)
+        for known in (self._links, self._leaving, self._addresses):
+            known.clear()  # what is refused from here on is sent nowhere
+        for link in links:
             await link.stop()
-        self._addresses.clear()
-        self._leaving.clear()
         self._welcome(list(self._joining))
         if self._report_timer is not None:
             self._report_timer.cancel()
@@ -318,11 +318,9 @@ class ClusterLinks(ShardOwner):
     def on_refused(self, link: Link, command: Command, error: ResponseError) -> bool:
         """Send a command to where its slot is now. That is no repetition: the server that refused it did nothing."""
         self._stale.set()
-        if self._task is None:
-            return False
-        asked = self._addresses[link]
-        owner = moved_to(error, asked)
-        if owner is None or owner == asked or command.redirects >= MAX_REDIRECTS:
+        asked = self._addresses.get(link)
+        owner = None if asked is None else moved_to(error, asked)
+        if asked is None or owner is None or owner == asked or command.redirects >= MAX_REDIRECTS:
             return False
         slot = slot_of(command.words[1])
         is_probe = command.words[1] == link.probe_channel

@@ -6,11 +6,12 @@ and has to hear it in time. Nothing else counts as health: a connection that is 
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from redis.exceptions import ResponseError
 
@@ -80,7 +81,8 @@ class Link:
         pace: How long to wait.
         owner: Whom to tell.
         probe_channel: A channel of its own.
-        must_be_master: The server is asked for its role at every probe: one that was demoted goes on answering.
+        is_replaced: Given, the server must be a master, and at every probe is asked for its role, and this whether
+            another one has taken the place of the one at an address: one that was replaced goes on answering.
         shards: Whom to tell about a shard; given, sharded channels are used.
     """
 
@@ -92,14 +94,14 @@ class Link:
         owner: LinkOwner,
         probe_channel: bytes,
         *,
-        must_be_master: bool = False,
+        is_replaced: Callable[[tuple[Any, Any]], Awaitable[bool]] | None = None,
         shards: ShardOwner | None = None,
     ) -> None:
         self.name = name
         self._pace = pace
         self._owner = owner
         self.probe_channel = probe_channel
-        self._must_be_master = must_be_master
+        self._is_replaced = is_replaced
         self._publish_word = b"PUBLISH" if shards is None else b"SPUBLISH"
         self.line = PublishLine(
             f"fastapi_rooms publishing to {name}",
@@ -205,6 +207,10 @@ class Link:
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            if self._is_replaced is not None and not (self.line.is_up and self.listener.is_up):
+                # Another server may be master by now. Both sides ask, so that none stays with the old one.
+                self.line.drop("the listener lost its connection")
+                self.listener.drop("the publisher lost its connection")
             while not self._is_ready():
                 self._changed.clear()
                 await self._changed.wait()
@@ -243,11 +249,13 @@ class Link:
             for confirmed in self.listener.unconfirmed([self.probe_channel]):
                 await asyncio.shield(confirmed)
             answers = [self.publish(self.probe_channel, self._token)]
-            if self._must_be_master:
+            if self._is_replaced is not None:
                 answers.append(self.line.send(b"ROLE"))
             _, *roles = await asyncio.gather(*answers)
             for role in roles:
                 check_role(role)
+            if self._is_replaced is not None and await self._is_replaced(self.line.address):
+                raise BackendUnavailable("another server is master now")
             await self._probe
         finally:
             if self._probe.done() and not self._probe.cancelled():
@@ -256,9 +264,9 @@ class Link:
             self._alarm.stop()
 
     def _on_message(self, channel: bytes, payload: bytes) -> None:
-        if channel != self.probe_channel:
+        if channel != self.probe_channel or payload != self._token:
             self._owner.on_message(channel, payload)
-        elif payload == self._token and self._probe is not None and not self._probe.done():
+        elif self._probe is not None and not self._probe.done():
             self._probe.set_result(None)
 
     def _due(self) -> float | None:

@@ -14,6 +14,7 @@ from redis.exceptions import AskError, ClusterDownError, ResponseError, TryAgain
 
 from fastapi_rooms.backends.redis.alarm import Alarm
 from fastapi_rooms.backends.redis.dialing import pack, send
+from fastapi_rooms.backends.redis.slots import slot_of
 from fastapi_rooms.backends.redis.supervised import Dial, SupervisedConnection
 from fastapi_rooms.domain.errors import BackendUnavailable
 
@@ -136,7 +137,7 @@ class Listener(SupervisedConnection):
 
     def _confirmation(self, channel: bytes) -> asyncio.Future[None]:
         future = self._waiting.get(channel)
-        if future is None:
+        if future is None or future.done():  # the one who waited may have cancelled it
             future = self._waiting[channel] = asyncio.get_running_loop().create_future()
         return future
 
@@ -228,7 +229,8 @@ class Listener(SupervisedConnection):
 
     def _forget(self, channel: bytes) -> None:
         self._confirmed.discard(channel)
-        is_asked = channel in self._busy
+        # Answers come in the order of the commands: out of it, Redis took the channel away while we were asking.
+        is_asked = bool(self._under_way) and channel in self._under_way[0]
         if is_asked:
             self._answered(channel)
         if channel in self._wanted:
@@ -256,8 +258,11 @@ class Listener(SupervisedConnection):
 
     def _refused(self, error: ResponseError) -> None:
         """Act on an error in place of all confirmations of a command."""
-        if self._sharded is None or not self._under_way or not isinstance(error, _ELSEWHERE):
+        if self._sharded is None or not isinstance(error, _ELSEWHERE):
             self.drop(f"Redis refused a subscription: {error}")
+            return
+        if not self._is_for_oldest(error):
+            self._sharded.on_moved()
             return
         channels = self._under_way.popleft()
         self._busy -= channels
@@ -265,3 +270,13 @@ class Listener(SupervisedConnection):
             self._release(channel)
             self._changed[channel] = None  # for whoever knows the right server; no wake, so that nobody asks in vain
         self._sharded.on_moved()
+
+    def _is_for_oldest(self, error: ResponseError) -> bool:
+        """Return whether an error answers the oldest command.
+
+        When our SUNSUBSCRIBE crosses the message by which Redis takes the channel away, that message has been taken for
+        the answer, and the answer itself is an error about a command that is not under way any more.
+        """
+        if not self._under_way:
+            return False
+        return not isinstance(error, AskError) or slot_of(next(iter(self._under_way[0]))) == error.slot_id

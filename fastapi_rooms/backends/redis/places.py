@@ -16,6 +16,7 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedSSLConnection
 
+from fastapi_rooms.backends.redis.asking import first_answer
 from fastapi_rooms.backends.redis.dialing import Lost, Server, ask, check_role, close
 from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError
 
@@ -34,7 +35,6 @@ class OneServer:
     """A server at a fixed address."""
 
     server: Server
-    must_be_master = False
 
     def __str__(self) -> str:
         """Say where it is, without credentials."""
@@ -54,16 +54,32 @@ class SentinelMaster:
     server: Server
     """How to connect to the master; its address is what Sentinel says."""
     timeout: float
-    must_be_master = True
 
     def __str__(self) -> str:
         """Say where it is, without credentials."""
         return f"master {self.service!r} of the Sentinels at {', '.join(map(str, self.sentinels))}"
 
     async def dial(self) -> AbstractConnection:
-        """Ask one Sentinel after the other and connect to what it names. Raises BackendUnavailable."""
-        host, port = await self._master()
-        connection = await self.server.at(host, port).dial()
+        """Ask the Sentinels and connect to what the first names that answers. Raises BackendUnavailable."""
+        return await self._dial(await self._master())
+
+    async def is_replaced(self, address: tuple[str, int]) -> bool:
+        """Return whether another server is known to be master, and there.
+
+        One that stood still while it was replaced goes on as if nothing had been, until Sentinel tells it: 10 s later.
+        """
+        try:
+            async with asyncio.timeout(self.timeout / 4):  # what has no answer by then was not asked
+                named = await self._master()
+                if named == address:
+                    return False
+                await close(await self._dial(named))
+        except (BackendUnavailable, TimeoutError):
+            return False
+        return True
+
+    async def _dial(self, address: tuple[str, int]) -> AbstractConnection:
+        connection = await self.server.at(*address).dial()
         try:
             async with asyncio.timeout(self.timeout):
                 check_role(await ask(connection, "ROLE"))
@@ -76,18 +92,14 @@ class SentinelMaster:
         return connection
 
     async def _master(self) -> tuple[str, int]:
-        errors = []
-        for sentinel in self.sentinels:
-            try:
-                answer = await sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
-            except BackendUnavailable as error:
-                errors.append(str(error))
-                continue
-            if answer:
-                host, port = answer
-                return host.decode(), int(port)
-            errors.append(f"the Sentinel at {sentinel} knows no master {self.service!r}")
-        raise BackendUnavailable("; ".join(errors))
+        return await first_answer(map(self._master_by, self.sentinels))
+
+    async def _master_by(self, sentinel: Server) -> tuple[str, int]:
+        answer = await sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
+        if not answer:
+            raise BackendUnavailable(f"the Sentinel at {sentinel} knows no master {self.service!r}")
+        host, port = answer
+        return host.decode(), int(port)
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,8 @@ class OneLink(LinkOwner):
     ) -> None:
         self._listening = listening
         self._probe_channel = probe_channel
-        self._link = Link(str(place), place.dial, pace, self, probe_channel, must_be_master=place.must_be_master)
+        is_replaced = place.is_replaced if isinstance(place, SentinelMaster) else None
+        self._link = Link(str(place), place.dial, pace, self, probe_channel, is_replaced=is_replaced)
 
     @property
     def is_healthy(self) -> bool:

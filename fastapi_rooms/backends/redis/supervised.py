@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from random import uniform
+from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 
@@ -59,6 +60,11 @@ class SupervisedConnection(ABC):
     def is_up(self) -> bool:
         """Whether there is a connection."""
         return self._connection is not None
+
+    @property
+    def address(self) -> tuple[Any, Any]:
+        """Host and port of the server, as they were dialled; None for what is not known."""
+        return getattr(self._connection, "host", None), getattr(self._connection, "port", None)
 
     def start(self) -> None:
         """Begin to connect."""
@@ -125,8 +131,10 @@ class SupervisedConnection(ABC):
     async def _read_all(self, connection: AbstractConnection) -> None:
         clock = asyncio.get_running_loop().time
         busy = 0.0
-        while self._connection is connection:
+        while True:
             reply = await read(connection)
+            if self._connection is not connection:
+                return  # dropped meanwhile: a late reply would tell of what is not true any more
             begin = clock()
             self._take(reply)
             busy += clock() - begin

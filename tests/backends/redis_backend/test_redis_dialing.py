@@ -67,7 +67,9 @@ async def test_another_server_is_reached_in_the_same_way():
 
 async def test_a_connection_asks_and_is_answered(each_broker, parser):
     connection = await server_at(each_broker.port).dial()
-    assert type(connection._parser).__name__ == {"hiredis": "_AsyncHiredisParser", "python": "_AsyncRESP2Parser"}[parser]
+    assert (
+        type(connection._parser).__name__ == {"hiredis": "_AsyncHiredisParser", "python": "_AsyncRESP2Parser"}[parser]
+    )
     assert await ask(connection, "ECHO", "🦆") == "🦆".encode()
     answer = await ask(connection, "NONSENSE")
     assert isinstance(answer, Exception), "an error that answers a command is an answer"

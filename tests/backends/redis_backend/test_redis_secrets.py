@@ -65,7 +65,9 @@ async def test_a_user_is_let_in_whatever_the_name_is_made_of(broker):
         for user, password in zip(["ann", "a@b:c/d", "ann%41", "🦆"], PASSWORDS[::-1], strict=False):
             broker.call("ACL", "SETUSER", user, "on", f">{password}", "resetchannels", "&*", "+@all")
             await reaches(url_of(broker, user, password), listener)
-            await reaches(f"redis://127.0.0.1:{broker.port}?username={quote(user)}&password={quote(password)}", listener)
+            await reaches(
+                f"redis://127.0.0.1:{broker.port}?username={quote(user)}&password={quote(password)}", listener
+            )
             await reaches(Redis(port=broker.port, username=user, password=password), listener)
 
 
@@ -196,7 +198,9 @@ async def test_a_password_is_not_shown_by_what_is_not_there(caplog):
     assert HIDDEN not in texts
 
 
-@pytest.mark.parametrize("greeting", [b"-ERR \xff\xfe\r\n", b"garbage\r\n", b"+NO\r\n", b"-LOADING wait\r\n", b":1\r\n"])
+@pytest.mark.parametrize(
+    "greeting", [b"-ERR \xff\xfe\r\n", b"garbage\r\n", b"+NO\r\n", b"-LOADING wait\r\n", b":1\r\n"]
+)
 async def test_a_password_is_not_shown_by_what_is_no_redis(caplog, greeting):
     async with ScriptedRedis() as server:
         server.greeting = greeting

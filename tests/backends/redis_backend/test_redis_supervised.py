@@ -213,6 +213,18 @@ async def test_nothing_is_read_from_a_connection_that_was_dropped(line, scripted
     assert line.taken == [b"1"]
 
 
+async def test_what_had_arrived_when_a_connection_was_dropped_is_not_taken(line, scripted):
+    line.start()
+    await up(line)
+    await asyncio.sleep(0)
+    line._connection._reader.feed_data(b"+late\r\n")
+    line.drop("just before it was its reader's turn")
+    await up(line, 2)
+    (await scripted.visit(1)).say(b"+new\r\n")
+    await until(lambda: b"new" in line.taken)
+    assert line.taken == [b"new"]
+
+
 async def test_a_write_that_fails_ends_the_connection(line, scripted):
     line.start()
     await up(line)
