@@ -57,18 +57,33 @@ EVERYBODY = Target(TargetKind.ALL)
 
 
 def room_target(room: str) -> Target:
-    """Return the members of a room, on all nodes."""
-    return Target(TargetKind.ROOM, room)
+    """Return the members of a room, on all nodes.
+
+    Raises:
+        ConfigurationError: It is no str.
+    """
+    return Target(TargetKind.ROOM, _checked_name("room", room))
 
 
 def user_target(user_id: str) -> Target:
-    """Return the connections of a user, on all nodes."""
-    return Target(TargetKind.USER, user_id)
+    """Return the connections of a user, on all nodes.
+
+    Raises:
+        ConfigurationError: It is no str.
+    """
+    return Target(TargetKind.USER, _checked_name("user_id", user_id))
 
 
 def connection_target(connection_id: str) -> Target:
     """Return one connection, wherever it is."""
     return Target(TargetKind.CONNECTION, connection_id)
+
+
+def _checked_name(kind: str, name: str) -> str:
+    is_text: bool = isinstance(name, str)  # asked at run time, too: numbers are easily passed
+    if not is_text:
+        raise ConfigurationError(f"{kind} takes a str, not {type(name).__name__}: write str(...)")
+    return name
 
 
 class UndecodableError(ValueError):

@@ -50,9 +50,21 @@ class LocalCluster:
 
         What it publishes raises `BackendUnavailable`, what the others publish does not reach it. Before it is started,
         it starts degraded, or not at all with `required=True`.
+
+        Raises:
+            ConfigurationError: There is no such node.
         """
-        self._hub.cut(self.backends[index])
+        self._hub.cut(self._backend(index))
 
     def restore(self, index: int) -> None:
-        """Let a node reach and hear the others again, at once; it reports a gap. Idempotent."""
-        self._hub.restore(self.backends[index])
+        """Let a node reach and hear the others again, at once; it reports a gap. Idempotent.
+
+        Raises:
+            ConfigurationError: There is no such node.
+        """
+        self._hub.restore(self._backend(index))
+
+    def _backend(self, index: int) -> MemoryBackend:
+        if not 0 <= index < len(self.backends):
+            raise ConfigurationError(f"there is no node {index}: nodes are counted from 0 to {len(self.backends) - 1}")
+        return self.backends[index]

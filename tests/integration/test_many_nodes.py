@@ -280,5 +280,5 @@ async def test_a_node_that_requires_redis_does_not_start_without_it(tmp_path):
     node = Node(Nowhere, "rooms", tmp_path)
     await asyncio.to_thread(node.process.wait, START_WITHIN)
     assert node.process.returncode != 0
-    assert "Redis (127.0.0.1:1) was not there within 2 s: start it, or start with required=False" in node.said
+    assert "Redis (127.0.0.1:1) was not there within 2 s: Redis at 127.0.0.1:1 cannot be reached" in node.said
     assert "hunter2" not in node.said

@@ -133,5 +133,5 @@ def test_it_has_nodes(nodes):
 
 
 def test_a_node_that_is_not_there_is_not_cut_off(cluster):
-    with pytest.raises(IndexError):
+    with pytest.raises(ConfigurationError):
         cluster.cut(2)

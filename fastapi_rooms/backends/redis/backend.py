@@ -7,13 +7,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from redis.asyncio import Redis, RedisCluster
-
 from fastapi_rooms.backends.contract import BackendStatus, Gap, Receiver
 from fastapi_rooms.backends.redis.channels import Channels
 from fastapi_rooms.backends.redis.cluster import ClusterLinks
 from fastapi_rooms.backends.redis.link import Pace
-from fastapi_rooms.backends.redis.places import ClusterSeeds, locate
+from fastapi_rooms.backends.redis.places import ClusterSeeds, Source, locate
 from fastapi_rooms.backends.redis.routes import OneLink, Routes
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, TargetKind, UndecodableError, decode, is_from
 from fastapi_rooms.domain.errors import BackendUnavailable
@@ -36,7 +34,7 @@ class RedisBackend:
         ConfigurationError: The source leads nowhere.
     """
 
-    def __init__(self, source: str | Redis | RedisCluster, settings: RoomsSettings | None = None) -> None:
+    def __init__(self, source: Source, settings: RoomsSettings | None = None) -> None:
         self._settings = settings if settings is not None else RoomsSettings()
         self._place = locate(source, self._settings.publish_timeout)
         self._channels = Channels(self._settings.key_prefix)
@@ -103,8 +101,9 @@ class RedisBackend:
             return
         if required:
             raise BackendUnavailable(
-                f"Redis ({self._place}) was not there within {self._settings.publish_timeout:g} s: start it, or start "
-                "with required=False, which connects when it comes"
+                f"Redis ({self._place}) was not there within {self._settings.publish_timeout:g} s: "
+                f"{routes.last_error or 'no answer'}. Mend that, or start with required=False, which connects when it "
+                "can"
             ) from routes.last_error
         logger.warning("starting degraded, %s is not there: %s", self._place, routes.last_error or "no answer in time")
 

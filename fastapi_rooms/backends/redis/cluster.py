@@ -130,7 +130,8 @@ class ClusterLinks(ShardOwner):
         link = self._link_of(slot)
         if link is None:
             failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-            failed.set_exception(BackendUnavailable(f"no server of the cluster is known to have slot {slot}"))
+            nobody = BackendUnavailable(f"no server of the cluster is known to have slot {slot}")
+            failed.set_exception(self._last_error or nobody)
             return failed
         command = link.publishing(channel, payload)
         if slot in self._held:

@@ -14,6 +14,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
+from redis.sentinel import MasterNotFoundError
 
 from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError
 
@@ -208,9 +209,12 @@ def unavailable(what: str, error: BaseException, advice: str = "") -> BackendUna
     """Return an error to raise outside of the `except`, so that nothing but its cause is chained to it."""
     text, quoting, _ = _text(error).partition(_QUOTING)
     made = BackendUnavailable(f"{what}: {text}{advice}")
-    made.__cause__ = None if quoting else error
+    made.__cause__ = None if quoting or isinstance(error, MasterNotFoundError) else error
     return made
 
 
 def _text(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    """Return what an error says, to stand in a sentence of ours; never what redis-py shows of a client."""
+    if isinstance(error, MasterNotFoundError):
+        return "no Sentinel that answers knows this master"  # old versions print passwords here
+    return str(error).rstrip(".") or type(error).__name__

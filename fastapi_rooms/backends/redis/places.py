@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+import redis
+import redis.sentinel
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import (
     AbstractConnection,
@@ -20,8 +22,8 @@ from fastapi_rooms.backends.redis.asking import first_answer
 from fastapi_rooms.backends.redis.dialing import Lost, Server, ask, check_role, close
 from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError
 
-Source = str | Redis | RedisCluster
-"""What a user says where Redis is."""
+Source = str | Redis | RedisCluster | redis.Redis | redis.RedisCluster
+"""What a user says where Redis is: a URL, or a ready client, of which only address, credentials and TLS are used."""
 
 _FORMS = (
     "redis://host:6379, rediss://host:6380 (TLS), unix:///path, redis+sentinel://host:26379,host:26379/master-name or "
@@ -124,32 +126,53 @@ def locate(source: Source, timeout: float) -> Place:
     """
     if isinstance(source, str):
         return _by_url(source, timeout)
+    if isinstance(source, redis.RedisCluster):
+        options = source.nodes_manager.connection_kwargs
+        base = Server(SSLConnection if options.get("ssl") else _asynchronous(options), options, timeout)
+        return ClusterSeeds(
+            tuple(base.at(node.host, int(node.port)) for node in source.nodes_manager.nodes_cache.values())
+        )
     if isinstance(source, RedisCluster):
         options = source.connection_kwargs
-        connection_class = options.get("connection_class", Connection)
-        base = Server(connection_class, options, timeout)
+        base = Server(_asynchronous(options), options, timeout)
         return ClusterSeeds(
             tuple(base.at(node.host, int(node.port)) for node in source.get_nodes() or source.startup_nodes)
         )
-    if isinstance(source, Redis):
+    if isinstance(source, Redis | redis.Redis):
         return _by_client(source, timeout)
     raise ConfigurationError(
-        f"a Redis URL or a client of redis.asyncio is needed, not {type(source).__module__}.{type(source).__name__}: "
+        f"a Redis URL or a client of redis-py is needed, not {type(source).__module__}.{type(source).__name__}: "
         f"write {_FORMS}"
     )
 
 
-def _by_client(client: Redis, timeout: float) -> Place:
-    pool = client.connection_pool
-    if not isinstance(pool, SentinelConnectionPool):
-        return OneServer(Server(pool.connection_class, pool.connection_kwargs, timeout))
-    is_tls = issubclass(pool.connection_class, SentinelManagedSSLConnection)
-    sentinels = tuple(
-        Server(one.connection_pool.connection_class, one.connection_pool.connection_kwargs, timeout)
-        for one in pool.sentinel_manager.sentinels
+def _asynchronous(options: Mapping[str, Any]) -> type[AbstractConnection]:
+    """Return the class of redis.asyncio that connects as the one in a client's options does."""
+    given: type[Any] = options.get("connection_class", Connection)
+    if issubclass(given, AbstractConnection):
+        return given
+    if issubclass(given, redis.UnixDomainSocketConnection):
+        return UnixDomainSocketConnection
+    return SSLConnection if issubclass(given, redis.SSLConnection) else Connection
+
+
+def _by_client(client: Redis | redis.Redis, timeout: float) -> Place:
+    pool: Any = client.connection_pool
+    if not isinstance(pool, SentinelConnectionPool | redis.sentinel.SentinelConnectionPool):
+        return OneServer(_by_pool(pool, timeout))
+    is_tls = issubclass(
+        pool.connection_class, SentinelManagedSSLConnection | redis.sentinel.SentinelManagedSSLConnection
     )
+    sentinels = tuple(_by_pool(one.connection_pool, timeout) for one in pool.sentinel_manager.sentinels)
     server = Server(SSLConnection if is_tls else Connection, pool.connection_kwargs, timeout)
     return SentinelMaster(pool.service_name, sentinels, server, timeout)
+
+
+def _by_pool(pool: Any, timeout: float) -> Server:
+    connection_class = _asynchronous({"connection_class": pool.connection_class})
+    # Checks that only clients without an event loop know are left out if they are off, and refused if they are on.
+    options = {name: value for name, value in pool.connection_kwargs.items() if value or "ocsp" not in name}
+    return Server(connection_class, options, timeout)
 
 
 def _by_url(url: str, timeout: float) -> Place:

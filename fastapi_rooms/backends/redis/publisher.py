@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-from fastapi_rooms.backends.contract import BackendStatus, Gap
+from fastapi_rooms.backends.contract import Backend, BackendStatus, Gap
 from fastapi_rooms.backends.redis.backend import RedisBackend
 from fastapi_rooms.backends.redis.places import Source
 from fastapi_rooms.domain.close_codes import CloseCode
@@ -44,9 +44,9 @@ class Publisher:
         ConfigurationError: The URL leads nowhere.
     """
 
-    def __init__(self, redis_url: Source, *, settings: RoomsSettings | None = None) -> None:
+    def __init__(self, redis_url: Source | Backend, *, settings: RoomsSettings | None = None) -> None:
         self._settings = settings if settings is not None else RoomsSettings()
-        self._backend = RedisBackend(redis_url, self._settings)
+        self._backend = redis_url if isinstance(redis_url, Backend) else RedisBackend(redis_url, self._settings)
         self._id = uuid4().hex
         self._loop: asyncio.AbstractEventLoop | None = None  # on which it was last used; None: it was not yet
         self._changing: asyncio.Lock  # set by the first start or stop on a loop; held while it starts or stops
@@ -76,9 +76,15 @@ class Publisher:
             BackendUnavailable: Redis was not there within `publish_timeout`.
         """
         async with self._lock():
-            if not self._is_started:
+            if self._is_started:
+                return
+            try:
                 await self._backend.start(self._id, _Deaf(), required=True)
-                self._is_started = True
+            except BackendUnavailable as error:
+                # The backend's advice is for nodes, which can begin without Redis.
+                reason = error.__cause__ or f"no answer within {self._settings.publish_timeout:g} s"
+                raise BackendUnavailable(f"Redis is not there: {reason}. Start it, and send again") from error.__cause__
+            self._is_started = True
 
     async def stop(self) -> None:
         """Wait for what is under way, then hang up. Idempotent; it can be started again."""
