@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import redis
 
@@ -140,12 +141,22 @@ class Sentinels:
     def __init__(self, kind: str, folder: Path) -> None:
         self.master = Broker(kind, folder, _AT_ONCE)
         self.replica = Broker(kind, folder, _AT_ONCE, f"replicaof 127.0.0.1 {self.master.port}")
-        watch = (
-            f"sentinel monitor {self.name} 127.0.0.1 {self.master.port} 2",
-            f"sentinel down-after-milliseconds {self.name} 1000",
-            f"sentinel failover-timeout {self.name} 5000",
-        )
-        self.sentinels = [Broker(kind, folder, *watch, sentinel=True) for _ in range(3)]
+        self.sentinels = [Broker(kind, folder, sentinel=True) for _ in range(3)]
+        ids = {sentinel: uuid4().hex.ljust(40, "0") for sentinel in self.sentinels}
+        for sentinel in self.sentinels:
+            # They know each other from the start; finding each other takes them 2 s.
+            sentinel.configure(
+                f"sentinel myid {ids[sentinel]}",
+                f"sentinel monitor {self.name} 127.0.0.1 {self.master.port} 2",
+                f"sentinel down-after-milliseconds {self.name} 500",
+                f"sentinel failover-timeout {self.name} 5000",
+                f"sentinel known-replica {self.name} 127.0.0.1 {self.replica.port}",
+                *(
+                    f"sentinel known-sentinel {self.name} 127.0.0.1 {other.port} {known}"
+                    for other, known in ids.items()
+                    if other is not sentinel
+                ),
+            )
 
     @property
     def url(self) -> str:
@@ -156,7 +167,7 @@ class Sentinels:
     def running(self) -> Iterator["Sentinels"]:
         with running(self.master, self.replica, *self.sentinels):
             eventually(lambda: follows(self.replica), "the replica follows")
-            eventually(lambda: all(self._is_ready(one) for one in self.sentinels), "the Sentinels know all")
+            eventually(lambda: all(self._is_ready(one) for one in self.sentinels), "the Sentinels see all")
             yield self
 
     def master_port(self) -> int:
@@ -165,7 +176,9 @@ class Sentinels:
 
     def _is_ready(self, sentinel: Broker) -> bool:
         state = sentinel.client.sentinel_master(self.name)
-        return state["num-slaves"] == 1 and state["num-other-sentinels"] == 2
+        (replica,) = sentinel.client.sentinel_slaves(self.name)
+        others = sentinel.client.sentinel_sentinels(self.name)
+        return not any(one["is_disconnected"] for one in (state, replica, *others)) and replica["runid"]
 
 
 def eventually(fact: Callable[[], Any], what: str, seconds: float = WITHIN) -> None:

@@ -43,6 +43,10 @@ class Broker:
         self._process: subprocess.Popen[bytes] | None = None  # None: it does not run
         self._client: redis.Redis | None = None
 
+    def configure(self, *config: str) -> None:
+        """Add to its configuration, before it is started for the first time."""
+        self._config += config
+
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"

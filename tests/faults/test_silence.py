@@ -75,6 +75,7 @@ async def test_redis_stands_still(broker):
                 await remote.hears_again(speaker, time.monotonic())
             await busy.say("the end")
             await remote.hears("the end")
+            await local.hears("the end")
         check_hearing(speaker, remote, idle.gaps)
         check_hearing(speaker, local, [])
         assert speaker.missed_by(local) == []
@@ -101,8 +102,10 @@ async def test_a_half_open_connection(broker, proxy):
                     await remote.hears_again(speaker, time.monotonic())
                     await listener.hears_again(other, time.monotonic())
                     await newcomer.hears_again(other, time.monotonic())
+                    await until(lambda: idle.gaps, "the gap is reported")
             await busy.say("the end")
             await remote.hears("the end")
+            await local.hears("the end")
             await far.say("the end", "afar")
             await listener.hears("the end")
         check_hearing(speaker, remote, [])

@@ -1,10 +1,10 @@
-"""Clusters that tests share: formed once per session and kind, to use and to move slots in. What breaks them mends them."""
+"""Clusters that tests share: formed once per session and kind. What breaks one mends it."""
 
 import contextlib
 import functools
 
 import pytest
-from brokers.groups import Cluster
+from brokers.groups import Cluster, Sentinels
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +34,10 @@ def each_cluster(broker_kind, _clusters):
 def replicated_cluster(broker_kind, _clusters):
     """A Redis cluster and a Valkey cluster of three with a replica each."""
     return _clusters(broker_kind, replicas=True)
+
+
+@pytest.fixture(scope="session")
+def shared_sentinels(tmp_path_factory):
+    """A Valkey master that Sentinel watches: to use, not to break."""
+    with Sentinels("valkey", tmp_path_factory.mktemp("sentinels")).running() as made:
+        yield made

@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from brokers.groups import Cluster
+from brokers.groups import Cluster, eventually, info
 from brokers.server import Broker
 from support import until
 
@@ -20,6 +20,8 @@ from fastapi_rooms.backends.redis.slots import slot_of
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, room_target
 from fastapi_rooms.domain.messages import Message
 from fastapi_rooms.testing import Recorder
+
+_running: set["Node"] = set()
 
 LATE = 0.3
 """How much later than promised something may be seen to be done: two cores, many servers, other tests."""
@@ -35,6 +37,7 @@ class Node(Recorder):
     def __init__(self, source: Any, settings: RoomsSettings) -> None:
         super().__init__()
         self.id = uuid4().hex
+        self.prefix = settings.key_prefix
         self.backend = RedisBackend(source, settings)
         self.heard_at: dict[str, float] = {}
         self._heard: dict[Target, list[str]] = {}
@@ -72,18 +75,34 @@ class Node(Recorder):
 async def nodes(
     count: int, source: Any, prefix: str, *, required: bool = True, **settings: Any
 ) -> AsyncIterator[list[Node]]:
-    """Start nodes, and stop them at the end: then no task is left of them."""
-    before = asyncio.all_tasks()
+    """Start nodes, and stop them at the end: then no task is left of them, nor of others that began later."""
+    before = {task for task in asyncio.all_tasks() if not task.get_name().startswith("fastapi_rooms")}
     made = [Node(source, RoomsSettings(key_prefix=prefix, **settings)) for _ in range(count)]
     try:
         for node in made:
             node.backend.subscribe((EVERYBODY,))
+            _running.add(node)
             await node.backend.start(node.id, node, required=required)
         yield made
     finally:
         for node in made:
             await asyncio.wait_for(node.backend.stop(), 10)
-    assert asyncio.all_tasks() - before == set(), "tasks are left behind"
+            _running.discard(node)
+    left = asyncio.all_tasks() - before
+    assert _running or not left, f"tasks are left behind: {left}"
+
+
+@contextlib.contextmanager
+def mended(cluster: Cluster, broker: Broker) -> Iterator[None]:
+    """Have a server run at the end, whatever was done to it, and the cluster be well."""
+    try:
+        yield
+    finally:
+        if broker.is_running:
+            broker.thaw()
+        else:
+            broker.start()
+        eventually(lambda: all("cluster_state:ok" in info(one) for one in cluster.masters), "the cluster is well")
 
 
 class Speaker:
@@ -132,9 +151,10 @@ class Speaker:
         return await until(first, f"{self.target} is heard", seconds)
 
     async def check(self, node: Node) -> list[str]:
-        """Check what a node heard: all in order, nothing twice, and what it missed lies in a gap. Return what it missed.
+        """Check what a node heard of a speaker who is silent now: nothing twice, and what it missed lies in a gap.
 
-        Called when the speaker is silent.
+        In order, too, but for what has failed: a server that stood still may have taken it, and says it when it goes on.
+        Returns what it missed.
         """
         end = uuid4().hex
         await self.node.says(self.target, end)
@@ -144,14 +164,6 @@ class Speaker:
         numbers = [order[text] for text in heard if text in order]
         assert len(numbers) == len(set(numbers)), "nothing is heard twice"
         numbers = [order[text] for text in heard if text in order and text not in self.failed]
-        print(
-            "BACK",
-            [(a, b) for a, b in zip(numbers, numbers[1:]) if b <= a],
-            len(numbers),
-            list(self.failed)[:1],
-            list(self.failed)[-1:],
-            len(self.failed),
-        )
         assert numbers == sorted(numbers), "what did not fail is heard in order"
         missed = [text for text in self.said if text not in node.heard_at and text not in self.failed]
 

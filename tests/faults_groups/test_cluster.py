@@ -4,16 +4,15 @@ import asyncio
 import contextlib
 import random
 import time
+from urllib.parse import quote
 from uuid import uuid4
 
 import redis
-from brokers.groups import SLOTS
-from brokers.server import Broker, running
 from faults_groups.nodes import LATE, nodes, rooms_of, slot_in, speaking
-from redis.asyncio import RedisCluster
-from redis.asyncio.cluster import ClusterNode
+from fastapi import FastAPI
 from support import live, until
 
+from fastapi_rooms import ConnectionDep, Incoming, RoomsExtension, RoomsSettings
 from fastapi_rooms.domain.envelope import EVERYBODY, room_target, user_target
 
 FOLLOWS = 1.0
@@ -28,6 +27,50 @@ def connections(cluster, name):
 
 
 # Who is reached
+
+
+def chat(url, prefix):
+    """An app with rooms whose clients say where they are and what their id is."""
+    rooms = RoomsExtension(url, settings=RoomsSettings(key_prefix=prefix))
+    app = FastAPI(lifespan=rooms.lifespan)
+
+    def user_of(user: str) -> str:
+        return user
+
+
+    @rooms.ws_route("/rooms/{room}/{user}", room="{room}", user_id=user_of)
+    async def talk(message: Incoming[str], connection: ConnectionDep, room: str, user: str) -> None:
+        await connection.send(connection.connection_id)
+
+    app.include_router(rooms.router)
+    return app
+
+
+async def test_rooms_users_everybody_and_single_connections_are_reached_on_other_nodes(cluster):
+    prefix = uuid4().hex
+    rooms = [rooms_of(cluster, prefix, master)[0].name for master in cluster.masters]
+    apps = [chat(cluster.url, prefix) for _ in range(2)]
+    with live(apps[0]) as here, live(apps[1]) as there:
+        manager = apps[0].state.rooms
+        async with contextlib.AsyncExitStack() as stack:
+            clients = {
+                (server, room): await stack.enter_async_context(server.client(f"/rooms/{quote(room)}/{quote(f'user of {room}')}"))
+                for server in (here, there)
+                for room in rooms
+            }
+            for room in rooms:
+                await here.call(manager.broadcast_to_room, room, f"to {room}")
+                await here.call(manager.send_to_user, f"user of {room}", f"to the user of {room}")
+            await here.call(manager.broadcast, "to everybody")
+            for (_, room), client in clients.items():
+                heard = [await client.receive() for _ in range(3)]
+                assert sorted(heard) == sorted([f"to {room}", f"to the user of {room}", "to everybody"])
+            far = clients[there, rooms[0]]
+            await far.send("who am I?")
+            await here.call(manager.send_personal, await far.receive(), "you alone")
+            assert await far.receive() == "you alone"
+            await here.call(manager.close_room, rooms[1], 4000, "over")
+            assert await clients[there, rooms[1]].closed() == (4000, "over")
 
 
 async def test_one_listens_and_one_publishes_per_shard_and_node(each_cluster):
@@ -119,7 +162,7 @@ async def test_slots_that_move_again_and_again_take_their_rooms_along(cluster):
         for node in (one, two):
             await node.joins(*rooms)
         async with speaking(one, *rooms) as said, speaking(two, *rooms[:2]) as echo:
-            for _ in range(40):
+            for _ in range(30):
                 cluster.move(slot_in(prefix, dice.choice(rooms)), dice.choice(cluster.masters))
                 await asyncio.sleep(dice.choice((0, 0, 0.01, 0.1, 0.2)))
             at = time.monotonic()

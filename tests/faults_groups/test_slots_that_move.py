@@ -1,14 +1,14 @@
 """What is sent on when slots move, without servers: any order of events, and the time that it may take."""
 
 import asyncio
-import itertools
 from collections import deque
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
-from redis.exceptions import MovedError, ResponseError
+from redis.exceptions import ClusterDownError, MovedError
+from support import until
 
 from fastapi_rooms import BackendUnavailable
 from fastapi_rooms.backends.redis import cluster
@@ -46,17 +46,22 @@ class Line:
 
     async def flush(self):
         if self.queue:
-            await asyncio.wait([self.send(b"PING")])
+            last = self.send(b"PING")
+            await asyncio.wait([last])
+            last.exception()
 
 
 class Listener:
+    """The listening side, which confirms nothing unless it is told to."""
+
     def __init__(self):
         self.wanted = set()
+        self.confirmed = set()
         self.is_up = True
 
     def want(self, channels):
         self.wanted.update(channels)
-        return []
+        return [asyncio.get_running_loop().create_future() for channel in channels if channel not in self.confirmed]
 
     def unwant(self, channels):
         self.wanted.difference_update(channels)
@@ -127,7 +132,9 @@ class Scene:
         monkeypatch.setattr(cluster, "Link", make)
         seeds = locate("redis+cluster://127.0.0.1:7001", timeout)
         self.listening = Listening()
-        self.links = cluster.ClusterLinks(seeds, Pace(timeout, 2.0), self.listening, lambda number: b"probe %d" % number)
+        self.links = cluster.ClusterLinks(
+            seeds, Pace(timeout, 2.0), self.listening, lambda number: b"probe %d" % number
+        )
         self.views = {server: dict.fromkeys(CHANNELS, SERVERS[0]) for server in SERVERS}
         self.told = []  # channel, number, future: in the order of the calls
         self.taken = {channel: [] for channel in CHANNELS}  # by the servers, in their order
@@ -211,6 +218,7 @@ events = st.lists(
         st.tuples(st.just("lose"), numbers, st.booleans()),
         st.tuples(st.just("wait")),
     ),
+    min_size=20,
     max_size=60,
 )
 
@@ -245,3 +253,316 @@ async def play(scene, story):
 def test_whatever_happens_all_is_taken_in_order_and_once(story):
     with pytest.MonkeyPatch.context() as monkeypatch:
         asyncio.run(play(Scene(monkeypatch), story))
+
+
+# Publishing
+
+
+@pytest.fixture
+async def scene(monkeypatch):
+    """Links to two servers, of which the first has the slots of all channels."""
+    made = Scene(monkeypatch)
+    made.refresh(SERVERS[0], SERVERS[1])
+    yield made
+    await made.links.stop()
+
+
+def move(scene, channel, *servers):
+    """Have servers believe that the second has a channel's slot."""
+    for server in servers or SERVERS:
+        scene.views[server][channel] = SERVERS[1]
+
+
+async def test_what_was_refused_goes_before_what_was_published_since(scene):
+    one, _ = scene.made
+    for _ in range(3):
+        scene.publish(b"one")
+    move(scene, b"one")
+    scene.answer(one)
+    scene.publish(b"one")
+    assert [other.line.queue for other in scene.made if other is not one] == [deque()], "it waits for the others"
+    await scene.drain()
+    assert scene.taken[b"one"] == [0, 1, 2, 3]
+
+
+async def test_what_was_refused_before_something_that_was_taken_fails(scene):
+    one, _ = scene.made
+    for _ in range(3):
+        scene.publish(b"one")
+    move(scene, b"one")
+    scene.answer(one)
+    scene.views[SERVERS[0]][b"one"] = SERVERS[0]
+    scene.answer(one)
+    scene.views[SERVERS[0]][b"one"] = SERVERS[1]
+    await scene.drain()
+    assert scene.taken[b"one"] == [1, 2]
+    with pytest.raises(BackendUnavailable, match="something behind it went first"):
+        await scene.told[0][2]
+
+
+async def test_nothing_overtakes_what_is_under_way_when_the_table_changes(scene):
+    one, two = scene.made
+    scene.publish(b"one")
+    move(scene, b"one", SERVERS[1])
+    scene.refresh(SERVERS[1], SERVERS[1])
+    scene.publish(b"one")
+    scene.publish(b"two")
+    assert (len(two.line.queue), [command.words[0] for command in one.line.queue]) == (
+        0,
+        [b"SPUBLISH", b"PING", b"SPUBLISH"],
+    ), "another slot does not wait"
+    await scene.drain()
+    assert scene.taken == {b"one": [0, 1], b"two": [2]}
+
+
+async def test_cancelling_does_not_take_back_what_was_refused_nor_let_others_overtake_it(scene):
+    for _ in range(3):
+        scene.publish(b"one")
+    move(scene, b"one")
+    for _, _, future in scene.told[:2]:
+        future.cancel()
+    scene.answer(scene.made[0])
+    await asyncio.sleep(0)
+    scene.publish(b"one").cancel()
+    await scene.drain()
+    assert scene.taken[b"one"] == [0, 1, 2, 3]
+
+
+async def test_servers_that_send_a_command_back_and_forth_do_not_do_so_for_ever(scene):
+    scene.views[SERVERS[0]][b"one"], scene.views[SERVERS[1]][b"one"] = SERVERS[1], SERVERS[0]
+    scene.publish(b"one")
+    await scene.drain()
+    with pytest.raises(BackendUnavailable, match=f"{slot_of(b'one')} 127.0.0.1:700"):
+        await scene.told[0][2]
+    assert scene.taken[b"one"] == []
+
+
+async def test_what_is_held_fails_in_time_though_the_old_server_is_silent(monkeypatch):
+    scene = Scene(monkeypatch, timeout=0.1)
+    scene.refresh(SERVERS[0], SERVERS[1])
+    for _ in range(2):
+        scene.publish(b"one")
+    move(scene, b"one")
+    scene.answer(scene.made[0])
+    scene.publish(b"one")
+    begin = asyncio.get_running_loop().time()
+    for number in (0, 2):
+        with pytest.raises(BackendUnavailable, match="its time was over"):
+            await scene.told[number][2]
+    assert asyncio.get_running_loop().time() - begin < 0.2
+    await scene.drain()
+    assert scene.taken[b"one"] == [], "what has failed is not sent afterwards"
+    with pytest.raises(BackendUnavailable, match="its time was over"):
+        await scene.told[1][2]
+    await scene.links.stop()
+
+
+async def test_what_is_held_for_a_slot_that_nobody_has_any_more_fails(scene):
+    scene.publish(b"one")
+    move(scene, b"one")
+    scene.answer(scene.made[0])
+    scene.publish(b"one")
+    scene.links._table = SlotTable()
+    scene.links._apply_table()
+    await scene.drain()
+    for _, _, future in scene.told:
+        with pytest.raises(BackendUnavailable, match="no server of the cluster is known to have slot"):
+            await future
+    with pytest.raises(BackendUnavailable, match="no server of the cluster is known to have slot"):
+        await scene.publish(b"one")
+
+
+@pytest.mark.parametrize(
+    "error", [ClusterDownError("down"), MovedError("1 127.0.0.1:70000"), MovedError("1 127.0.0.1:7001")], ids=repr
+)
+async def test_what_was_not_sent_to_another_server_fails(scene, error):
+    one, _ = scene.made
+    command = one.line.make(b"SPUBLISH", b"one", b"0")
+    assert not scene.links.on_refused(one, command, error)
+    assert scene.links._stale.is_set(), "the table is asked for"
+
+
+async def test_a_server_that_does_not_know_the_name_of_another_means_its_own_host(scene):
+    one, two = scene.made
+    command = one.line.make(b"SPUBLISH", b"one", b"0")
+    assert scene.links.on_refused(one, command, MovedError(f"{slot_of(b'one')} :7002"))
+    scene.answer(one)
+    await asyncio.sleep(0)
+    assert list(two.line.queue) == [command]
+
+
+async def test_a_probe_is_not_sent_on_and_another_channel_is_taken(scene):
+    one, two = scene.made
+    probe = one.probe_channel
+    command = one.line.make(b"SPUBLISH", probe, b"1")
+    scene.publish(b"one")
+    one.line.queue.append(command)
+    assert not scene.links.on_refused(one, command, MovedError(f"{slot_of(probe)} 127.0.0.1:7002"))
+    assert scene.links._link_of(slot_of(probe)) is two
+    assert scene.links._link_of(slot_of(one.probe_channel)) is one
+    one.line.queue.remove(command)
+    await scene.drain()
+
+
+async def test_a_probe_stays_where_it_is_when_the_table_changes_elsewhere(scene):
+    probes = [link.probe_channel for link in scene.made]
+    move(scene, b"one")
+    scene.refresh(SERVERS[0], SERVERS[1], SERVERS[1])
+    assert [link.probe_channel for link in scene.made] == probes
+
+
+async def test_a_link_that_leaves_waits_for_its_answers(scene):
+    one, two = scene.made
+    told = [scene.publish(b"one") for _ in range(3)]
+    told[0].cancel()
+    move(scene, b"one", SERVERS[1])
+    move(scene, b"two", SERVERS[1])
+    scene.links._table.replace([[0, SLOTS - 1, [b"127.0.0.1", 7002]]], SERVERS[1])
+    scene.links._apply_table()
+    await asyncio.sleep(0)
+    assert not one.is_stopped
+    flushing = asyncio.ensure_future(scene.links.flush())
+    await scene.drain()
+    await flushing
+    assert one.is_stopped
+    assert scene.taken[b"one"] == [0, 1, 2]
+    assert list(scene.links._addresses) == [two]
+
+
+async def test_a_link_that_leaves_is_stopped_with_the_others(scene):
+    one, _ = scene.made
+    told = scene.publish(b"one")
+    scene.links._table.replace([[0, SLOTS - 1, [b"127.0.0.1", 7002]]], SERVERS[1])
+    scene.links._apply_table()
+    await asyncio.sleep(0)
+    await scene.links.stop()
+    assert one.is_stopped
+    with pytest.raises(BackendUnavailable):
+        await told
+
+
+async def test_nothing_is_sent_on_after_the_end(scene):
+    one, _ = scene.made
+    await scene.links.stop()
+    assert not scene.links.on_refused(one, one.line.make(b"SPUBLISH", b"one", b"0"), MovedError("1 127.0.0.1:7003"))
+    assert len(scene.made) == 2, "nobody is connected to"
+
+
+# Listening
+
+
+async def test_who_joins_waits_until_the_channel_is_heard_wherever_that_is(scene):
+    one, two = scene.made
+    (heard,) = scene.links.want([b"one"])
+    assert scene.links.want([b"one"]) == [heard], "others wait for the same"
+    assert one.listener.wanted == {b"one"}
+    move(scene, b"one")
+    scene.refresh(SERVERS[0], SERVERS[1])
+    assert (one.listener.wanted, two.listener.wanted) == (set(), {b"one"})
+    assert not heard.done()
+    scene.links.on_confirmed(b"one")
+    assert heard.done()
+    two.listener.confirmed.add(b"one")
+    assert scene.links.want([b"one"]) == []
+
+
+async def test_who_joins_does_not_wait_for_a_server_that_is_lost_nor_for_nobody(scene):
+    one, two = scene.made
+    (first,) = scene.links.want([b"one"])
+    two.is_healthy = False
+    scene.links.on_health(two)
+    assert not first.done(), "it is another server"
+    one.is_healthy = False
+    scene.links.on_health(one)
+    assert first.done()
+    (second,) = scene.links.want([b"two"])
+    scene.links._table = SlotTable()
+    scene.links._apply_table()
+    assert second.done()
+    assert scene.links.want([b"one"]) == []
+
+
+async def test_who_joins_does_not_wait_longer_than_for_an_answer(monkeypatch):
+    scene = Scene(monkeypatch, timeout=0.05)
+    scene.refresh(SERVERS[0])
+    (heard,) = scene.links.want([b"one"])
+    await asyncio.wait_for(heard, 1)
+    (again,) = scene.links.want([b"one"])
+    scene.links.unwant([b"one"])
+    assert again.done()
+    await scene.links.stop()
+
+
+async def test_who_joins_waits_for_a_server_that_is_new_but_not_for_one_that_is_away(scene):
+    one, _ = scene.made
+    one.listener.is_up = False
+    one.listener.confirmed = {b"one", b"two"}  # it has nothing to wait for
+    (heard,) = scene.links.want([b"one"])
+    one.last_error = BackendUnavailable("away")
+    assert scene.links.want([b"two"]) == []
+    await scene.links.stop()
+    assert heard.done(), "nobody waits for what is stopped"
+
+
+async def test_channels_that_moved_are_reported_together_each_since_it_was_heard(scene):
+    one, two = scene.made
+    scene.links.want(CHANNELS)
+    one.heard_since = datetime(2026, 1, 1, tzinfo=UTC)
+    for channel in CHANNELS:
+        move(scene, channel)
+    scene.refresh(SERVERS[0], SERVERS[1])
+    for channel in CHANNELS:
+        scene.links.on_confirmed(channel)
+    scene.links.on_taken(two, b"one")
+    scene.links.on_confirmed(b"one")
+    assert scene.listening.repaired == [], "they are collected"
+    await until(lambda: scene.listening.repaired)
+    assert scene.listening.repaired == [(one.heard_since, set(CHANNELS))]
+    scene.links.on_confirmed(b"one")
+    assert scene.links._report_timer is None, "it did not move"
+
+
+async def test_a_channel_whose_slot_comes_back_before_anybody_looked_is_reported(scene):
+    one, _ = scene.made
+    scene.links.want([b"one"])
+    scene.links.on_confirmed(b"one")
+    scene.links.on_taken(one, b"one")
+    scene.links.on_taken(one, one.probe_channel)
+    scene.links.on_confirmed(b"one")
+    await until(lambda: scene.listening.repaired)
+    assert scene.listening.repaired == [(one.heard_since, {b"one"})]
+
+
+async def test_what_is_not_wanted_any_more_is_not_reported(scene):
+    one, two = scene.made
+    scene.links.want([b"one"])
+    scene.links.on_taken(one, b"one")
+    scene.links.on_confirmed(b"one")
+    scene.links.unwant([b"one"])
+    await until(lambda: scene.links._report_timer is None)
+    scene.links.on_repaired(two, datetime.now(UTC) - timedelta(seconds=1))
+    assert scene.listening.repaired == []
+
+
+async def test_nothing_is_reported_after_the_end(scene):
+    one, _ = scene.made
+    scene.links.want([b"one"])
+    scene.links.on_taken(one, b"one")
+    scene.links.on_confirmed(b"one")
+    await scene.links.stop()
+    await asyncio.sleep(cluster.REPORT_SECONDS * 1.5)
+    assert scene.listening.repaired == []
+
+
+async def test_it_is_healthy_when_all_servers_are_and_says_why_not(scene):
+    one, two = scene.made
+    assert scene.links.is_healthy
+    two.is_healthy = False
+    assert not scene.links.is_healthy
+    assert str(scene.links.last_error) == "127.0.0.1:7002 was not heard yet"
+    two.last_error = BackendUnavailable("away")
+    assert scene.links.last_error is two.last_error
+    two.is_healthy = True
+    scene.links._table = SlotTable()
+    assert not scene.links.is_healthy
+    assert str(scene.links.last_error) == "some slots of the cluster have no server"

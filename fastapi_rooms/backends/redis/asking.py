@@ -24,6 +24,7 @@ async def first_answer(questions: Iterable[Coroutine[Any, Any, T]]) -> T:
     """
     to_ask = deque(questions)
     asked: set[asyncio.Task[T]] = set()
+    done: set[asyncio.Task[T]] = set()
     errors = []
     try:
         while to_ask or asked:
@@ -42,3 +43,6 @@ async def first_answer(questions: Iterable[Coroutine[Any, Any, T]]) -> T:
         for question in to_ask:
             question.close()
         await end_tasks(asked)
+        for task in (*done, *asked):
+            if not task.cancelled():
+                task.exception()  # seen, also if another was faster

@@ -170,9 +170,15 @@ class ClusterLinks(ShardOwner):
         if future is None:
             loop = asyncio.get_running_loop()
             future = self._joining[channel] = loop.create_future()
-            timer = loop.call_later(self._pace.timeout, self._welcome, [channel])
+            timer = loop.call_later(self._pace.timeout, self._give_up, channel)
             future.add_done_callback(lambda _: timer.cancel())
         return future
+
+    def _give_up(self, channel: bytes) -> None:
+        """Have nobody wait for a channel that Redis does not confirm; what it misses until then is reported."""
+        if channel in self._placed:
+            self._moved.setdefault(channel, datetime.now(UTC))
+        self._welcome([channel])
 
     def _welcome(self, channels: Iterable[bytes]) -> None:
         """Have nobody wait for channels any longer."""

@@ -18,7 +18,8 @@ from redis.sentinel import MasterNotFoundError
 
 from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError
 
-# What a user may say about a connection; everything else (pools, retries, time-outs, decoding) is decided here.
+# What a user may say about a connection; everything else (pools, retries, time-outs, decoding) is decided here. Nobody
+# may leave out the name of the library: that Redis answers to it is how a server that stands still is noticed.
 _ALLOWED = frozenset(
     {
         "host",
@@ -28,9 +29,6 @@ _ALLOWED = frozenset(
         "password",
         "credential_provider",
         "client_name",
-        "driver_info",
-        "lib_name",
-        "lib_version",
         "socket_keepalive",
         "socket_keepalive_options",
         "socket_type",

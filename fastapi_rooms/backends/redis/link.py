@@ -25,6 +25,11 @@ from fastapi_rooms.tasks import end_tasks
 
 logger = logging.getLogger("fastapi_rooms")
 
+LOOK_AGAIN_SECONDS = 0.1
+"""How long after it was due the probe is waited for, again and again, while the listener works off a backlog."""
+MAX_BACKLOG_TIMEOUTS = 5
+"""After so many time-outs a listener counts as deaf, however much it reads."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -215,7 +220,7 @@ class Link:
                 self._changed.clear()
                 await self._changed.wait()
             sent = datetime.now(UTC)
-            through = self.listener.lapses
+            through = self.listener.lapses_over
             channel = self.probe_channel
             try:
                 await self._probe_once()
@@ -270,21 +275,26 @@ class Link:
             self._probe.set_result(None)
 
     def _due(self) -> float | None:
-        return None if self._probe is None or self._probe.done() else self._probe_due
+        if self._probe is None or self._probe.done():
+            return None
+        now = asyncio.get_running_loop().time()
+        latest = self._probe_due + MAX_BACKLOG_TIMEOUTS * self._pace.timeout
+        if self._probe_due - LOOK_AGAIN_SECONDS < now < latest and self.listener.is_behind:
+            # What it reads has arrived before the probe. To hang up would lose what is still unread.
+            return now + LOOK_AGAIN_SECONDS
+        return self._probe_due
 
     def _on_silence(self) -> None:
-        if self._probe is not None and not self._probe.done():
-            self._probe.set_exception(
-                BackendUnavailable(
-                    f"Redis took what was published, but it was not heard within {self._pace.timeout:g} s"
-                )
-            )
+        assert self._probe is not None, "nothing is due without a probe under way"
+        self._probe.set_exception(
+            BackendUnavailable(f"Redis took what was published, but it was not heard within {self._pace.timeout:g} s")
+        )
 
     def _prove(self, sent: datetime, through: int) -> None:
         """Take note of a probe that was heard."""
         self.line.prove()
         self.listener.prove()
-        if self.listener.is_hearing:
+        if self.listener.has_caught_up:
             through = self.listener.lapses  # what came while the probe was under way is over, too
         since, self._heard_since = self._heard_since, sent
         is_first = self._heard_through == 0 and not self._has_failed

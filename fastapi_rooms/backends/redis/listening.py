@@ -69,7 +69,8 @@ class Listener(SupervisedConnection):
         self._changed: dict[bytes, None] = {}  # to be looked at by the writer, in this order
         self._under_way: deque[set[bytes]] = deque()  # per command, oldest first: what is not answered
         self._busy: set[bytes] = set()  # all channels in `_under_way`
-        self._catching_up: set[bytes] = set()  # nobody waits for them, and they were not confirmed since
+        self._catching_up: set[bytes] = set()  # wanted when the connection was made, and not confirmed since
+        self._late: set[bytes] = set()  # wanted while it was doubted, and not confirmed since
         self._waiting: dict[bytes, asyncio.Future[None]] = {}  # somebody waits for the confirmation
         self._is_doubted = False  # set by `doubt`, until the next proof
         self._not_awaited = 0  # how often channels were wanted for whose confirmation nobody waited
@@ -83,13 +84,23 @@ class Listener(SupervisedConnection):
 
     @property
     def is_hearing(self) -> bool:
-        """Whether all has been confirmed that was wanted when the connection was made, or while it was doubted."""
+        """Whether all has been confirmed that was wanted when the connection was made."""
         return self.is_up and not self._catching_up
+
+    @property
+    def has_caught_up(self) -> bool:
+        """Whether that is so, and all has been confirmed that was wanted while the connection was doubted."""
+        return self.is_hearing and not self._late
 
     @property
     def lapses(self) -> int:
         """How often it may have missed something: another number than before says that it did once more."""
         return self.connections_made + self._not_awaited
+
+    @property
+    def lapses_over(self) -> int:
+        """`lapses` without the last, if that is not over."""
+        return self.lapses - bool(self._late)
 
     def want(self, channels: Iterable[bytes]) -> list[asyncio.Future[None]]:
         """Want channels from now on; return what to wait for until Redis has confirmed them: nothing while doubted."""
@@ -150,7 +161,7 @@ class Listener(SupervisedConnection):
         """Have nobody wait for channels; what they miss until they are confirmed is in the gap that follows."""
         if channels:
             self._not_awaited += 1
-            self._catching_up.update(channels)
+            self._late.update(channels)
         for channel in channels:
             self._release(channel)
 
@@ -171,7 +182,7 @@ class Listener(SupervisedConnection):
 
     def _end(self, error: BackendUnavailable) -> None:  # noqa: ARG002 - nobody waits for more than the end
         self._alarm.stop()
-        for unanswered in (self._confirmed, self._changed, self._under_way, self._busy, self._catching_up):
+        for unanswered in (self._confirmed, self._changed, self._under_way, self._busy, self._catching_up, self._late):
             unanswered.clear()
         for channel in list(self._waiting):
             self._release(channel)  # the subscription follows; nobody waits for Redis while it is away
@@ -240,10 +251,11 @@ class Listener(SupervisedConnection):
                 self._sharded.on_moved()
 
     def _catch_up(self, channel: bytes) -> None:
-        if channel in self._catching_up:
-            self._catching_up.discard(channel)
-            if not self._catching_up:
-                self._on_change()
+        for behind in (self._catching_up, self._late):
+            if channel in behind:
+                behind.discard(channel)
+                if not behind:
+                    self._on_change()
 
     def _answered(self, channel: bytes) -> None:
         self._progress = asyncio.get_running_loop().time()

@@ -51,6 +51,7 @@ class Publisher:
         self._loop: asyncio.AbstractEventLoop | None = None  # on which it was last used; None: it was not yet
         self._changing: asyncio.Lock  # set by the first start or stop on a loop; held while it starts or stops
         self._is_started = False  # on that loop
+        self._failure: BackendUnavailable | None = None  # why the last attempt to start has failed; None: none has
 
     def __repr__(self) -> str:
         return f"<Publisher {self._backend!r}>"
@@ -75,15 +76,19 @@ class Publisher:
         Raises:
             BackendUnavailable: Redis was not there within `publish_timeout`.
         """
-        async with self._lock():
+        lock, failed_before = self._lock(), self._failure
+        async with lock:
             if self._is_started:
                 return
+            if self._failure is not None and self._failure is not failed_before:
+                raise BackendUnavailable(*self._failure.args)  # somebody has tried while this call waited
             try:
                 await self._backend.start(self._id, _Deaf(), required=True)
             except BackendUnavailable as error:
                 # The backend's advice is for nodes, which can begin without Redis.
                 reason = error.__cause__ or f"no answer within {self._settings.publish_timeout:g} s"
-                raise BackendUnavailable(f"Redis is not there: {reason}. Start it, and send again") from error.__cause__
+                self._failure = BackendUnavailable(f"Redis is not there: {reason}. Start it, and send again")
+                raise BackendUnavailable(*self._failure.args) from error.__cause__
             self._is_started = True
 
     async def stop(self) -> None:

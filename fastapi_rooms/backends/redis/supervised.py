@@ -19,6 +19,7 @@ logger = logging.getLogger("fastapi_rooms")
 FIRST_PAUSE_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 1.0
 MAX_BUSY_SECONDS = 0.005
+AT_ONCE_SECONDS = 0.005
 
 Dial = Callable[[], Awaitable[AbstractConnection]]
 
@@ -52,6 +53,7 @@ class SupervisedConnection(ABC):
         self._dial = dial
         self._on_change = on_change
         self._connection: AbstractConnection | None = None  # None: there is none at the moment
+        self._reading_since: float | None = None  # when it began to wait for what comes next; None: it handles something
         self._attempts = 0  # in a row, none of which was proved good
         self._task: asyncio.Task[None] | None = None  # None: not started, or stopped
         self._wake = asyncio.Event()  # there is something to write
@@ -60,6 +62,12 @@ class SupervisedConnection(ABC):
     def is_up(self) -> bool:
         """Whether there is a connection."""
         return self._connection is not None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it is still reading what has arrived before: it handles something, or was given the next at once."""
+        since = self._reading_since
+        return self.is_up and (since is None or asyncio.get_running_loop().time() - since < AT_ONCE_SECONDS)
 
     @property
     def address(self) -> tuple[Any, Any]:
@@ -132,7 +140,9 @@ class SupervisedConnection(ABC):
         clock = asyncio.get_running_loop().time
         busy = 0.0
         while True:
+            self._reading_since = clock()
             reply = await read(connection)
+            self._reading_since = None
             if self._connection is not connection:
                 return  # dropped meanwhile: a late reply would tell of what is not true any more
             begin = clock()

@@ -128,6 +128,9 @@ def _client(place: Place, timeout: float) -> Any:
     }
     if isinstance(place, ClusterSeeds):
         server = place.servers[0]
+        # redis-py asks one server after the other where the slots are, and then the one that has ours.
+        each = timeout / (len(place.servers) + 2)
+        options |= {"socket_timeout": each, "socket_connect_timeout": each}
         nodes = [ClusterNode(*one.address) for one in place.servers]  # type: ignore[no-untyped-call] # left without types
         credentials = {name: value for name, value in server.options.items() if name not in ("host", "port")}
         is_tls = issubclass(server.connection_class, SSLConnection)

@@ -74,11 +74,13 @@ class ScriptedRedis:
 
     Attributes:
         greeting: What is answered to each of the words that redis-py says of itself; None: nothing.
+        greetings: These words.
         visits: The connections, oldest first.
     """
 
     def __init__(self):
         self.greeting = OK
+        self.greetings = []
         self.visits = []
         self._server = None
         self._tasks = []
@@ -111,6 +113,7 @@ class ScriptedRedis:
         return self.visits[number]
 
     def on_greeting(self, visit, command):
+        self.greetings.append(command)
         if self.greeting is not None:
             visit.say(self.greeting)
 
@@ -180,3 +183,55 @@ class PubSubServer(ScriptedRedis):
     async def _welcome(self, reader, writer):
         self.forget()
         await super()._welcome(reader, writer)
+
+
+class LyingRedis(ScriptedRedis):
+    """Publishes and subscribes as Redis does, but may be deaf, mute, or somebody else.
+
+    Attributes:
+        passes_on: Whether what is published is passed on to those who are subscribed.
+        answers: What PUBLISH is answered with in place of a number; None: nothing, and "number": the number.
+        role: What ROLE is answered with.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.passes_on = True
+        self.confirms = True
+        self.answers = b"number"
+        self.role = bulk(b"master", 0)
+        self.subscribed = {}  # per connection
+        self.published = []
+
+    def on_command(self, visit, command):
+        visit.commands.clear()
+        match command:
+            case [b"SUBSCRIBE" | b"UNSUBSCRIBE" as word, *channels]:
+                mine = self.subscribed.setdefault(visit, set())
+                for channel in channels:
+                    (mine.add if word == b"SUBSCRIBE" else mine.discard)(channel)
+                    if self.confirms:
+                        visit.say(bulk(word.lower(), channel, len(mine)))
+            case [b"PUBLISH", channel, payload]:
+                self._publish(visit, channel, payload)
+            case [b"ROLE"]:
+                visit.say(self.role)
+
+    def pass_on(self, channel, payload):
+        """Tell those who are subscribed."""
+        listeners = self.listeners(channel)
+        for listener in listeners:
+            listener.say(bulk(b"message", channel, payload))
+        return len(listeners)
+
+    def listeners(self, channel):
+        return [visit for visit, mine in self.subscribed.items() if channel in mine and not visit.is_over]
+
+    def publishers(self):
+        return [visit for visit in self.visits if not visit.is_over and visit not in self.subscribed]
+
+    def _publish(self, visit, channel, payload):
+        self.published.append((channel, payload))
+        count = self.pass_on(channel, payload) if self.passes_on else 0
+        if self.answers is not None:
+            visit.say(b":%d\r\n" % count if self.answers == b"number" else self.answers)

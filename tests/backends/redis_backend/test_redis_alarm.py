@@ -63,6 +63,14 @@ async def test_it_waits_for_what_has_been_put_off_without_a_word(clock):
     assert asyncio.get_running_loop().time() >= due
 
 
+async def test_it_waits_for_what_is_put_off_when_it_is_almost_due(clock):
+    clock.set(2 * GRACE_SECONDS)
+    await asyncio.sleep(1.4 * GRACE_SECONDS)
+    due = clock.due = clock.due + 0.6 * GRACE_SECONDS
+    await until(lambda: clock.rung)
+    assert asyncio.get_running_loop().time() >= due
+
+
 async def test_setting_it_again_changes_nothing(clock):
     clock.set()
     for _ in range(100):

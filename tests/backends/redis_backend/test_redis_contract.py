@@ -1,6 +1,7 @@
 """The contract of a backend, on a real Redis and a real Valkey, each node behind a network of its own."""
 
 import contextlib
+from typing import ClassVar
 from uuid import uuid4
 
 import pytest
@@ -12,7 +13,7 @@ from fastapi_rooms.testing import BackendConformance
 
 
 class OverRedis(BackendConformance):
-    options = {}
+    options: ClassVar = {}
 
     @pytest.fixture(autouse=True)
     def _network(self, each_broker):
@@ -42,7 +43,7 @@ class TestContract(OverRedis):
 class TestContractOfTheHurried(OverRedis):
     """With deadlines that are reached at once."""
 
-    options = {"publish_timeout": 0.5, "probe_interval": 0.05}
+    options: ClassVar = {"publish_timeout": 0.5, "probe_interval": 0.05}
 
 
 def test_it_is_a_backend():

@@ -7,6 +7,7 @@ from scripted_redis import PubSubServer, bulk
 from support import until
 
 from fastapi_rooms.backends.redis.listening import BATCH, Listener, Sharded
+from fastapi_rooms.backends.redis.slots import slot_of
 
 TIMEOUT = 0.3
 
@@ -427,7 +428,9 @@ async def test_a_slot_that_is_taken_away_is_reported(shard, shard_listener):
     await until(lambda: shard_listener.shards.moved == 1)
 
 
-@pytest.mark.parametrize("error", [b"MOVED 1 127.0.0.1:7000", b"ASK 1 127.0.0.1:7000", b"CLUSTERDOWN", b"TRYAGAIN"])
+@pytest.mark.parametrize(
+    "error", [b"MOVED %d 127.0.0.1:7", b"ASK %d 127.0.0.1:7", b"CLUSTERDOWN slot %d", b"TRYAGAIN %d"]
+)
 async def test_a_channel_that_is_elsewhere_is_reported_and_asked_for_again_only_when_told_to(
     shard, shard_listener, error
 ):
@@ -435,7 +438,7 @@ async def test_a_channel_that_is_elsewhere_is_reported_and_asked_for_again_only_
     waiting = shard_listener.want([b"one"])
     await until(lambda: shard.owed)
     shard.owed.clear()
-    shard.visits[0].say(b"-%s\r\n" % error)
+    shard.visits[0].say(b"-%s\r\n" % (error % slot_of(b"one")))
     await ready(waiting)
     assert shard_listener.shards.moved == 1
     assert not shard_listener.is_settled()
@@ -445,6 +448,21 @@ async def test_a_channel_that_is_elsewhere_is_reported_and_asked_for_again_only_
     shard_listener.try_again()
     await until(shard_listener.is_settled)
     assert shard.subscribed == {b"node", b"one"}
+
+
+async def test_an_error_about_what_is_not_under_way_any_more_is_reported_and_is_no_answer(shard, shard_listener):
+    shard.visits[0].say(b"-MOVED 1 127.0.0.1:7000\r\n")
+    await until(lambda: shard_listener.shards.moved == 1)
+    shard.is_prompt = False
+    (waiting,) = shard_listener.want([b"one"])
+    await until(lambda: shard.owed)
+    shard.visits[0].say(b"-MOVED %d 127.0.0.1:7000\r\n" % (slot_of(b"one") + 1))
+    await until(lambda: shard_listener.shards.moved == 2)
+    assert not waiting.done()
+    shard.answer()
+    await ready([waiting])
+    await until(shard_listener.is_settled)
+    assert len(shard.visits) == 1
 
 
 async def test_another_error_ends_the_connection_to_a_shard(shard, shard_listener):

@@ -6,7 +6,14 @@ from unittest import mock
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from scripted_redis import PubSubServer, bulk
 from support import until
 
@@ -202,8 +209,7 @@ class ListeningToAShard(Listening):
     sharded = True
 
 
+@pytest.mark.parametrize("examples", [40, pytest.param(400, marks=[pytest.mark.slow, pytest.mark.timeout(300)])])
 @pytest.mark.parametrize("machine", [Listening, ListeningToAShard])
-def test_at_rest_redis_has_what_is_wanted(machine):
-    from hypothesis.stateful import run_state_machine_as_test
-
-    run_state_machine_as_test(machine, settings=settings(max_examples=150, stateful_step_count=50, deadline=None))
+def test_at_rest_redis_has_what_is_wanted(machine, examples):
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None))

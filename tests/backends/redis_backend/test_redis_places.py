@@ -42,7 +42,7 @@ def test_a_url_says_where_it_is(url, place):
 @pytest.mark.parametrize(
     ("client", "place"),
     [
-        (lambda: Redis(), "localhost:6379"),
+        (Redis, "localhost:6379"),
         (lambda: Redis(host="redis.internal", port=7000, username="ann", password="secret"), "redis.internal:7000"),
         (lambda: Redis.from_url("rediss://:secret@redis.internal"), "redis.internal:6379"),
         (lambda: Redis(host="redis.internal", ssl=True, ssl_ca_certs="/etc/ca.pem"), "redis.internal:6379"),
@@ -102,7 +102,7 @@ def test_a_url_that_leads_nowhere_is_refused_and_not_shown(url, make):
         (None, "builtins.NoneType"),
         (b"redis://localhost", "builtins.bytes"),
         (("localhost", 6379), "builtins.tuple"),
-        (redis.Redis(), "redis.client.Redis"),
+        (redis.ConnectionPool(), "redis.connection.ConnectionPool"),
     ],
 )
 def test_what_is_neither_a_url_nor_a_client_is_refused_by_its_kind(source, kind):
@@ -112,7 +112,7 @@ def test_what_is_neither_a_url_nor_a_client_is_refused_by_its_kind(source, kind)
 
 def test_a_client_with_options_that_redis_does_not_take_is_refused():
     client = Redis.from_url("redis://:secret@localhost?ssl_cert_reqs=none")
-    with pytest.raises(ConfigurationError, match="ssl_cert_reqs.*Leave them out or mend them") as refused:
+    with pytest.raises(ConfigurationError, match=r"ssl_cert_reqs.*Leave them out or mend them") as refused:
         RedisBackend(client)
     assert "secret" not in str(refused.value)
     assert (refused.value.__cause__, refused.value.__suppress_context__) == (None, True)

@@ -54,6 +54,7 @@ async def test_commands_leave_in_the_order_of_the_calls_and_answers_find_them(sc
     told = [line.send(b"PUBLISH", b"c", b"%d" % number) for number in range(1000)]
     assert await publishes(visit, 1000) == [b"%d" % number for number in range(1000)]
     assert not any(one.done() for one in told)
+    assert [command.future for command in line.unanswered()] == told
     visit.say(b"".join(b":%d\r\n" % number for number in range(1000)))
     assert await asyncio.gather(*told) == list(range(1000))
     assert line.is_idle()
@@ -271,15 +272,30 @@ async def test_a_server_that_does_not_read_delays_nobody_beyond_the_deadline(mak
     loop = asyncio.get_running_loop()
     begin = loop.time()
     told = [line.send(b"PUBLISH", b"c", bytes(1 << 20)) for _ in range(20)]
+    await asyncio.sleep(TIMEOUT / 2)
+    told.append(line.send(b"PUBLISH", b"c", b"behind what is stuck"))
     for one in told:
         await fails(one)
     assert loop.time() - begin < TIMEOUT + 0.5
+    await until(lambda: line.connections_made == 2)
+    await asyncio.sleep(0)
     begin = loop.time()
     await line.stop()
     assert loop.time() - begin < 0.5
     server.close()
     for writer in writers:
         writer.transport.abort()
+
+
+async def test_what_was_not_written_when_the_connection_was_lost_is_not_written_to_the_next(scripted, make_line):
+    line = await make_line()
+    told = line.send(b"PUBLISH", b"c", b"lost")
+    line.drop("just now")
+    assert await fails(told) == "just now"
+    await until(lambda: line.is_up)
+    line.send(b"PUBLISH", b"c", b"after")
+    assert await publishes(await scripted.visit(1), 1) == [b"after"]
+    assert not scripted.visits[0].commands
 
 
 async def test_a_connection_that_breaks_while_it_is_written_to_is_made_again(scripted, make_line):

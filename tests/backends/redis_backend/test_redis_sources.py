@@ -64,7 +64,7 @@ def test_a_master_that_no_sentinel_knows_is_said_without_what_redis_py_shows_of_
 
 
 async def test_why_redis_is_not_there_is_said():
-    with pytest.raises(BackendUnavailable, match="cannot be reached: .*onnect.* Start it, and send again$"):
+    with pytest.raises(BackendUnavailable, match=r"cannot be reached: .*onnect.* Start it, and send again$"):
         await Publisher(f"redis://127.0.0.1:{UNREACHABLE}").broadcast("hello")
 
 

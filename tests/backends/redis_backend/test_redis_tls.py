@@ -80,6 +80,12 @@ async def crosses(source, broker):
         assert listener.heard == ["node", "async", "sync"]
 
 
+async def _tell(publisher):
+    told = publisher.broadcast("hello")
+    if told is not None:
+        await told
+
+
 async def is_refused(source, match="", **options):
     """Check that nobody connects."""
     settings = some_settings(**options)
@@ -90,9 +96,7 @@ async def is_refused(source, match="", **options):
     assert match in reason, reason
     for kind in (Publisher, SyncPublisher):
         with pytest.raises(BackendUnavailable) as refused:
-            told = kind(source, settings=settings).broadcast("hello")
-            if told is not None:
-                await told
+            await _tell(kind(source, settings=settings))
         reason = f"{refused.value} {refused.value.__cause__}"
         assert match in reason, reason
 
