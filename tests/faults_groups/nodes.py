@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+import pytest
 from brokers.groups import Cluster, eventually, info
 from brokers.server import Broker
 from support import until
@@ -20,6 +21,8 @@ from fastapi_rooms.backends.redis.slots import slot_of
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, room_target
 from fastapi_rooms.domain.messages import Message
 from fastapi_rooms.testing import Recorder
+
+SLOW_ON_REDIS = ["valkey", pytest.param("redis", marks=pytest.mark.slow)]
 
 _running: set["Node"] = set()
 

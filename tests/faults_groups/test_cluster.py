@@ -8,12 +8,12 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import redis
-from faults_groups.nodes import LATE, nodes, rooms_of, slot_in, speaking
 from fastapi import FastAPI
 from support import live, until
 
 from fastapi_rooms import ConnectionDep, Incoming, RoomsExtension, RoomsSettings
 from fastapi_rooms.domain.envelope import EVERYBODY, room_target, user_target
+from faults_groups.nodes import LATE, nodes, rooms_of, slot_in, speaking
 
 FOLLOWS = 1.0
 
@@ -37,7 +37,6 @@ def chat(url, prefix):
     def user_of(user: str) -> str:
         return user
 
-
     @rooms.ws_route("/rooms/{room}/{user}", room="{room}", user_id=user_of)
     async def talk(message: Incoming[str], connection: ConnectionDep, room: str, user: str) -> None:
         await connection.send(connection.connection_id)
@@ -54,7 +53,9 @@ async def test_rooms_users_everybody_and_single_connections_are_reached_on_other
         manager = apps[0].state.rooms
         async with contextlib.AsyncExitStack() as stack:
             clients = {
-                (server, room): await stack.enter_async_context(server.client(f"/rooms/{quote(room)}/{quote(f'user of {room}')}"))
+                (server, room): await stack.enter_async_context(
+                    server.client(f"/rooms/{quote(room)}/{quote(f'user of {room}')}")
+                )
                 for server in (here, there)
                 for room in rooms
             }

@@ -6,11 +6,11 @@ from uuid import uuid4
 
 import pytest
 from brokers.groups import Sentinels
-from faults_groups.nodes import LATE, nodes, speaking
 from support import until
 
 from fastapi_rooms import BackendUnavailable, RoomsSettings, SyncPublisher
 from fastapi_rooms.domain.envelope import room_target
+from faults_groups.nodes import LATE, SLOW_ON_REDIS, nodes, speaking
 
 ROOM = room_target("kitchen")
 DEADLINE = 2.0
@@ -66,6 +66,7 @@ async def test_a_new_master_is_followed_when_the_old_one_is_killed(sentinels):
     assert [node.backend.status.reconnects for node in (speaker, listener)] == [1, 1]
 
 
+@pytest.mark.parametrize("broker_kind", SLOW_ON_REDIS, indirect=True)
 async def test_a_new_master_is_followed_when_the_old_one_stands_still(sentinels):
     old, name = sentinels.master, uuid4().hex
     prefix = uuid4().hex
@@ -101,11 +102,12 @@ async def test_an_old_master_that_goes_on_before_anybody_missed_it_keeps_nobody(
         await is_replaced(sentinels)
         sentinels.master.thaw()
         at = time.monotonic()
-        async with nodes(1, sentinels.url, prefix) as (newcomer,), speaking(newcomer, ROOM) as (said,):
-            assert await said.is_heard_by(listener) - at < NOTICED
-            await said.is_heard_by(listener)
-            await until(lambda: listener.connected and speaker.connected, "all is well")
-        await said.check(listener)
+        async with nodes(1, sentinels.url, prefix) as (newcomer,):
+            async with speaking(newcomer, ROOM) as (said,):
+                assert await said.is_heard_by(listener) - at < NOTICED
+                await until(lambda: listener.connected and speaker.connected, "all is well")
+                await said.is_heard_by(listener)
+            await said.check(listener)
 
 
 @pytest.mark.slow

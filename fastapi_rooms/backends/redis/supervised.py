@@ -53,7 +53,9 @@ class SupervisedConnection(ABC):
         self._dial = dial
         self._on_change = on_change
         self._connection: AbstractConnection | None = None  # None: there is none at the moment
-        self._reading_since: float | None = None  # when it began to wait for what comes next; None: it handles something
+        self._reading_since: float | None = (
+            None  # when it began to wait for what comes next; None: it handles something
+        )
         self._attempts = 0  # in a row, none of which was proved good
         self._task: asyncio.Task[None] | None = None  # None: not started, or stopped
         self._wake = asyncio.Event()  # there is something to write

@@ -209,7 +209,7 @@ class ListeningToAShard(Listening):
     sharded = True
 
 
-@pytest.mark.parametrize("examples", [40, pytest.param(400, marks=[pytest.mark.slow, pytest.mark.timeout(300)])])
+@pytest.mark.parametrize("examples", [40, pytest.param(400, marks=[pytest.mark.long, pytest.mark.timeout(300)])])
 @pytest.mark.parametrize("machine", [Listening, ListeningToAShard])
 def test_at_rest_redis_has_what_is_wanted(machine, examples):
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None))
