@@ -55,7 +55,7 @@ async def test_who_lets_wait_may_still_be_the_first_to_answer(ask, asked):
 
 async def test_if_nobody_answers_it_says_what_each_said(ask):
     away = (ask(name, 0.01, BackendUnavailable(f"{name} is away")) for name in ("one", "two"))
-    with pytest.raises(BackendUnavailable, match="^one is away; two is away$"):
+    with pytest.raises(BackendUnavailable, match=r"^one is away; two is away$"):
         await first_answer(away)
     with pytest.raises(BackendUnavailable, match="there is nobody to ask"):
         await first_answer([])

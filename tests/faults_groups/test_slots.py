@@ -27,8 +27,7 @@ def test_any_answer_becomes_a_table_or_a_value_error(answer):
     table.move(3, OTHER)
     try:
         table.replace(answer, ASKED)
-    except ValueError as error:
-        assert str(error).startswith("no answer to CLUSTER SLOTS")
+    except ValueError:
         assert table.owners() == {OTHER}, "nothing has changed"
     else:
         assert len(table._owners) == SLOTS

@@ -186,6 +186,16 @@ class Scene:
                 self.take(*command.words[1:])
         link.lose()
 
+    def link(self, number):
+        """One of all links that were ever made."""
+        links = sorted(self.made, key=lambda link: link.address)  # the table is a set
+        return links[number % len(links)]
+
+    @property
+    def pair(self):
+        """The first links to the first and to the second server."""
+        return [next(link for link in self.made if link.address == server) for server in SERVERS[:2]]
+
     async def drain(self):
         for _ in range(400):
             for link in list(self.made):
@@ -230,7 +240,7 @@ async def play(scene, story):
             case "publish", [channel]:
                 scene.publish(channel)
             case "answer", [number]:
-                scene.answer(scene.made[number % len(scene.made)])
+                scene.answer(scene.link(number))
             case "tell", [server, channel, owner]:
                 scene.views[server][channel] = owner
             case "refresh", [server]:
@@ -238,7 +248,7 @@ async def play(scene, story):
             case "cancel", [number] if scene.told:
                 scene.told[number % len(scene.told)][2].cancel()
             case "lose", [number, late]:
-                scene.lose(scene.made[number % len(scene.made)], late=late)
+                scene.lose(scene.link(number), late=late)
             case "wait", []:
                 await asyncio.sleep(0)
     for view in scene.views.values():
@@ -274,7 +284,7 @@ def move(scene, channel, *servers):
 
 
 async def test_what_was_refused_goes_before_what_was_published_since(scene):
-    one, _ = scene.made
+    one, _ = scene.pair
     for _ in range(3):
         scene.publish(b"one")
     move(scene, b"one")
@@ -286,7 +296,7 @@ async def test_what_was_refused_goes_before_what_was_published_since(scene):
 
 
 async def test_what_was_refused_before_something_that_was_taken_fails(scene):
-    one, _ = scene.made
+    one, _ = scene.pair
     for _ in range(3):
         scene.publish(b"one")
     move(scene, b"one")
@@ -301,7 +311,7 @@ async def test_what_was_refused_before_something_that_was_taken_fails(scene):
 
 
 async def test_nothing_overtakes_what_is_under_way_when_the_table_changes(scene):
-    one, two = scene.made
+    one, two = scene.pair
     scene.publish(b"one")
     move(scene, b"one", SERVERS[1])
     scene.refresh(SERVERS[1], SERVERS[1])
@@ -321,7 +331,7 @@ async def test_cancelling_does_not_take_back_what_was_refused_nor_let_others_ove
     move(scene, b"one")
     for _, _, future in scene.told[:2]:
         future.cancel()
-    scene.answer(scene.made[0])
+    scene.answer(scene.pair[0])
     await asyncio.sleep(0)
     scene.publish(b"one").cancel()
     await scene.drain()
@@ -343,7 +353,7 @@ async def test_what_is_held_fails_in_time_though_the_old_server_is_silent(monkey
     for _ in range(2):
         scene.publish(b"one")
     move(scene, b"one")
-    scene.answer(scene.made[0])
+    scene.answer(scene.pair[0])
     scene.publish(b"one")
     begin = asyncio.get_running_loop().time()
     for number in (0, 2):
@@ -360,7 +370,7 @@ async def test_what_is_held_fails_in_time_though_the_old_server_is_silent(monkey
 async def test_what_is_held_for_a_slot_that_nobody_has_any_more_fails(scene):
     scene.publish(b"one")
     move(scene, b"one")
-    scene.answer(scene.made[0])
+    scene.answer(scene.pair[0])
     scene.publish(b"one")
     scene.links._table = SlotTable()
     scene.links._apply_table()
@@ -376,14 +386,14 @@ async def test_what_is_held_for_a_slot_that_nobody_has_any_more_fails(scene):
     "error", [ClusterDownError("down"), MovedError("1 127.0.0.1:70000"), MovedError("1 127.0.0.1:7001")], ids=repr
 )
 async def test_what_was_not_sent_to_another_server_fails(scene, error):
-    one, _ = scene.made
+    one, _ = scene.pair
     command = one.line.make(b"SPUBLISH", b"one", b"0")
     assert not scene.links.on_refused(one, command, error)
     assert scene.links._stale.is_set(), "the table is asked for"
 
 
 async def test_a_server_that_does_not_know_the_name_of_another_means_its_own_host(scene):
-    one, two = scene.made
+    one, two = scene.pair
     command = one.line.make(b"SPUBLISH", b"one", b"0")
     assert scene.links.on_refused(one, command, MovedError(f"{slot_of(b'one')} :7002"))
     scene.answer(one)
@@ -392,7 +402,7 @@ async def test_a_server_that_does_not_know_the_name_of_another_means_its_own_hos
 
 
 async def test_a_probe_is_not_sent_on_and_another_channel_is_taken(scene):
-    one, two = scene.made
+    one, two = scene.pair
     probe = one.probe_channel
     command = one.line.make(b"SPUBLISH", probe, b"1")
     scene.publish(b"one")
@@ -412,7 +422,7 @@ async def test_a_probe_stays_where_it_is_when_the_table_changes_elsewhere(scene)
 
 
 async def test_a_link_that_leaves_waits_for_its_answers(scene):
-    one, two = scene.made
+    one, two = scene.pair
     told = [scene.publish(b"one") for _ in range(3)]
     told[0].cancel()
     move(scene, b"one", SERVERS[1])
@@ -430,7 +440,7 @@ async def test_a_link_that_leaves_waits_for_its_answers(scene):
 
 
 async def test_a_link_that_leaves_is_stopped_with_the_others(scene):
-    one, _ = scene.made
+    one, _ = scene.pair
     told = scene.publish(b"one")
     scene.links._table.replace([[0, SLOTS - 1, [b"127.0.0.1", 7002]]], SERVERS[1])
     scene.links._apply_table()
@@ -442,7 +452,7 @@ async def test_a_link_that_leaves_is_stopped_with_the_others(scene):
 
 
 async def test_nothing_is_sent_on_after_the_end(scene):
-    one, _ = scene.made
+    one, _ = scene.pair
     await scene.links.stop()
     assert not scene.links.on_refused(one, one.line.make(b"SPUBLISH", b"one", b"0"), MovedError("1 127.0.0.1:7003"))
     assert len(scene.made) == 2, "nobody is connected to"
@@ -452,7 +462,7 @@ async def test_nothing_is_sent_on_after_the_end(scene):
 
 
 async def test_who_joins_waits_until_the_channel_is_heard_wherever_that_is(scene):
-    one, two = scene.made
+    one, two = scene.pair
     (heard,) = scene.links.want([b"one"])
     assert scene.links.want([b"one"]) == [heard], "others wait for the same"
     assert one.listener.wanted == {b"one"}
@@ -467,7 +477,7 @@ async def test_who_joins_waits_until_the_channel_is_heard_wherever_that_is(scene
 
 
 async def test_who_joins_does_not_wait_for_a_server_that_is_lost_nor_for_nobody(scene):
-    one, two = scene.made
+    one, two = scene.pair
     (first,) = scene.links.want([b"one"])
     two.is_healthy = False
     scene.links.on_health(two)
@@ -494,7 +504,7 @@ async def test_who_joins_does_not_wait_longer_than_for_an_answer(monkeypatch):
 
 
 async def test_who_joins_waits_for_a_server_that_is_new_but_not_for_one_that_is_away(scene):
-    one, _ = scene.made
+    one, _ = scene.pair
     one.listener.is_up = False
     one.listener.confirmed = {b"one", b"two"}  # it has nothing to wait for
     (heard,) = scene.links.want([b"one"])
@@ -505,7 +515,7 @@ async def test_who_joins_waits_for_a_server_that_is_new_but_not_for_one_that_is_
 
 
 async def test_channels_that_moved_are_reported_together_each_since_it_was_heard(scene):
-    one, two = scene.made
+    one, two = scene.pair
     scene.links.want(CHANNELS)
     one.heard_since = datetime(2026, 1, 1, tzinfo=UTC)
     for channel in CHANNELS:
@@ -523,7 +533,7 @@ async def test_channels_that_moved_are_reported_together_each_since_it_was_heard
 
 
 async def test_a_channel_whose_slot_comes_back_before_anybody_looked_is_reported(scene):
-    one, _ = scene.made
+    one, _ = scene.pair
     scene.links.want([b"one"])
     scene.links.on_confirmed(b"one")
     scene.links.on_taken(one, b"one")
@@ -534,7 +544,7 @@ async def test_a_channel_whose_slot_comes_back_before_anybody_looked_is_reported
 
 
 async def test_what_is_not_wanted_any_more_is_not_reported(scene):
-    one, two = scene.made
+    one, two = scene.pair
     scene.links.want([b"one"])
     scene.links.on_taken(one, b"one")
     scene.links.on_confirmed(b"one")
@@ -545,7 +555,7 @@ async def test_what_is_not_wanted_any_more_is_not_reported(scene):
 
 
 async def test_nothing_is_reported_after_the_end(scene):
-    one, _ = scene.made
+    one, _ = scene.pair
     scene.links.want([b"one"])
     scene.links.on_taken(one, b"one")
     scene.links.on_confirmed(b"one")
@@ -555,7 +565,7 @@ async def test_nothing_is_reported_after_the_end(scene):
 
 
 async def test_it_is_healthy_when_all_servers_are_and_says_why_not(scene):
-    one, two = scene.made
+    _, two = scene.pair
     assert scene.links.is_healthy
     two.is_healthy = False
     assert not scene.links.is_healthy

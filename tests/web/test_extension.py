@@ -284,7 +284,7 @@ async def test_two_apps_on_one_redis_reach_each_others_clients(loop, shared_brok
 async def test_an_app_that_requires_redis_does_not_start_without_it(tracebacks):
     rooms = RoomsExtension(f"redis://:s3cret@127.0.0.1:{free_port()}", required=True)
     app = with_lifespan(rooms)
-    with pytest.raises(BackendUnavailable, match="cannot be reached.* or start with required=False") as refusal:
+    with pytest.raises(BackendUnavailable, match=r"cannot be reached.* or start with required=False") as refusal:
         async with app.router.lifespan_context(app):
             pass
     assert "s3cret" not in "".join(traceback.format_exception(refusal.value))

@@ -30,6 +30,7 @@ _FORMS = (
     "redis+cluster://host:7000,host:7001"
 )
 _SENTINEL_PREFIX = "sentinel_"
+_SYNC_ONLY = ("ssl_validate_ocsp", "ssl_ocsp", "ssl_password")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +171,9 @@ def _by_client(client: Redis | redis.Redis, timeout: float) -> Place:
 
 def _by_pool(pool: Any, timeout: float) -> Server:
     connection_class = _asynchronous({"connection_class": pool.connection_class})
-    # Checks that only clients without an event loop know are left out if they are off, and refused if they are on.
-    options = {name: value for name, value in pool.connection_kwargs.items() if value or "ocsp" not in name}
+    # What only clients without an event loop know (in old versions the password of a key, too) is left out if it is
+    # not used, and refused if it is.
+    options = {n: value for n, value in pool.connection_kwargs.items() if value or not n.startswith(_SYNC_ONLY)}
     return Server(connection_class, options, timeout)
 
 

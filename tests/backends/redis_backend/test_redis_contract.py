@@ -43,7 +43,7 @@ class TestContract(OverRedis):
 class TestContractOfTheHurried(OverRedis):
     """With deadlines that are reached at once."""
 
-    options: ClassVar = {"publish_timeout": 0.5, "probe_interval": 0.05}
+    options: ClassVar = {"publish_timeout": 1.0, "probe_interval": 0.05}
 
 
 def test_it_is_a_backend():

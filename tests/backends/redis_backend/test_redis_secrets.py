@@ -65,9 +65,9 @@ async def test_a_user_is_let_in_whatever_the_name_is_made_of(broker):
         for user, password in zip(["ann", "a@b:c/d", "ann%41", "🦆"], PASSWORDS[::-1], strict=False):
             broker.call("ACL", "SETUSER", user, "on", f">{password}", "resetchannels", "&*", "+@all")
             await reaches(url_of(broker, user, password), listener)
-            await reaches(
-                f"redis://127.0.0.1:{broker.port}?username={quote(user)}&password={quote(password)}", listener
-            )
+            if "%" not in user + password:  # old versions of redis-py decode a query twice
+                query = f"username={quote(user)}&password={quote(password, safe='')}"
+                await reaches(f"redis://127.0.0.1:{broker.port}?{query}", listener)
             await reaches(Redis(port=broker.port, username=user, password=password), listener)
 
 
