@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.close_codes import CloseCode
-from fastapi_rooms.domain.connection import Connection, Phase, Verdict
+from fastapi_rooms.domain.connection import Connection, Phase
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.envelope import EVERYBODY, Target, TargetKind, connection_target, room_target, user_target
 from fastapi_rooms.domain.errors import ConfigurationError, NotConnectedError
@@ -18,6 +18,7 @@ from fastapi_rooms.domain.incoming import Decoder, decoder_for
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
 from fastapi_rooms.domain.registry import Left, Registry
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.fan_out import fan_out
 from fastapi_rooms.engine.flusher import Flusher
 from fastapi_rooms.engine.handshake import accept
 from fastapi_rooms.engine.outbox import ENDED, Outbox
@@ -429,16 +430,8 @@ class ConnectionManager:
 
     def _fan_out(self, connections: Collection[Connection], message: Message, excluded: frozenset[str]) -> int:
         """Offer a message to all; act on the verdicts afterwards, since that changes the registry."""
-        handed = 0
-        overflowed: list[Connection] = []
-        for connection in connections:
-            if excluded and connection.connection_id in excluded:
-                continue
-            verdict = connection._outbox.offer(message)
-            if verdict is Verdict.ACCEPTED:
-                handed += 1
-            elif verdict is Verdict.OVERFLOW:
-                overflowed.append(connection)
+        skipped = {found for one in excluded if (found := self._registry.find(one)) is not None} if excluded else ()
+        handed, overflowed = fan_out(connections, message, skipped, self._flusher)
         for connection in overflowed:
             self._counters.slow_consumers += 1
             logger.info("%r is a slow consumer: closed with 1013", connection)

@@ -16,6 +16,7 @@ from fastapi_rooms.domain.connection import Connection, Verdict
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.messages import Close, Message
 from fastapi_rooms.domain.settings import Overflow, RoomsSettings
+from fastapi_rooms.engine.batch import EMPTY, REFUSING, Batch
 from fastapi_rooms.engine.wire import Wire
 
 if TYPE_CHECKING:
@@ -39,11 +40,11 @@ class Outbox:
         "_done",
         "_flusher",
         "_in_flight",
+        "_is_over",
         "_is_writing",
         "_on_end",
         "_queue",
         "_queued_bytes",
-        "_scheduled",
         "_sealed",
         "_settings",
         "_space",
@@ -53,7 +54,7 @@ class Outbox:
         "_wire",
         "connection",
         "is_done",
-        "is_over",
+        "pending",
     )
 
     def __init__(
@@ -70,10 +71,11 @@ class Outbox:
         self._flusher = flusher
         self._on_end = on_end  # called once, when nothing will be written any more
         self._wire: Wire | None = None  # None until `open`: offers wait for the handshake
-        self._queue: list[Message] = []  # replaced, never kept by others
+        # What was offered in this tick, behind the queue. EMPTY: the flusher need not call; REFUSING: ask `offer`.
+        self.pending: Batch = EMPTY
+        self._queue: list[Message] = []  # what could not be written at the end of its tick
         self._queued_bytes = 0
         self._close: Close | None = None  # the frame that follows the queue, once `close` was called
-        self._scheduled = False  # the flusher will call `flush` at the end of this tick
         self._sealed = False  # no more offers
         self._allowed_messages = 0  # of a burst, still queued: not counted against the limits
         self._allowed_bytes = 0
@@ -84,32 +86,36 @@ class Outbox:
         self._done: asyncio.Event | None = None  # made by the first `wait_until_done`; set with `is_done`
         self._taken = 0  # the wire's `taken` when it last moved
         self._stalled_since: float | None = None  # loop time since when nothing was taken; None: nothing waits
-        self.is_over = False  # a write was tried, or the handshake hangs, and what is left exceeds the limits
+        self._is_over = False  # a write was tried, or the handshake hangs, and what is left exceeds the limits
         self.is_done = False  # nothing will be written any more; the server may still hold bytes
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + len(self.pending)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether what waits exceeds the limits, so that the policy decides about the next offer."""
+        return self._is_over
 
     # Offering
 
     def offer(self, message: Message) -> Verdict:
-        """Queue a message for the end of this tick. Never waits."""
+        """Let a message wait for the end of this tick. Never waits itself. For many, see `fan_out`."""
+        if self.pending is not REFUSING:
+            if self.pending is EMPTY:
+                self._flusher.add(self)
+            self.pending = self.pending.then(message)
+            return Verdict.ACCEPTED
         if self._sealed:
             return Verdict.GONE
-        if self.is_over:
-            if self._settings.overflow is Overflow.CLOSE:
-                self._counters.lost_messages += 1
-                return Verdict.OVERFLOW
-            if self._settings.overflow is Overflow.DROP_NEWEST:
-                self._counters.lost_messages += 1
-                return Verdict.DROPPED
+        if self._settings.overflow is Overflow.DROP_OLDEST:
             self._drop_oldest(message)
-        if not self._scheduled:
-            self._scheduled = True
-            self._flusher.schedule(self)
-        self._queue.append(message)
-        self._queued_bytes += message.size
-        return Verdict.ACCEPTED
+            self._queue.append(message)
+            self._queued_bytes += message.size
+            self._flusher.add(self)  # judged anew at the end of the tick
+            return Verdict.ACCEPTED
+        self._counters.lost_messages += 1
+        return Verdict.OVERFLOW if self._settings.overflow is Overflow.CLOSE else Verdict.DROPPED
 
     def _drop_oldest(self, message: Message) -> None:
         messages = self._settings.outbox_messages - 1
@@ -131,8 +137,8 @@ class Outbox:
         """
         if self.is_done or (
             not self._is_writing
-            and len(self._queue) <= self._settings.outbox_messages // 2
-            and self._queued_bytes <= self._settings.outbox_bytes // 2
+            and len(self) <= self._settings.outbox_messages // 2
+            and self._queued_bytes + self.pending.size <= self._settings.outbox_bytes // 2
         ):
             return
         if self._space is None:
@@ -159,8 +165,7 @@ class Outbox:
         """Take no more offers, and let a close frame follow what is queued (None: nothing follows)."""
         if self._sealed:
             return
-        self._sealed = True
-        self._close = close
+        self._seal(close)
         if self._wire is None and close is None:
             self._lose_peer()
         else:
@@ -168,8 +173,7 @@ class Outbox:
 
     def abort(self) -> None:
         """Drop everything and end the socket without a close frame."""
-        self._sealed = True
-        self._close = None
+        self._seal(None)
         self._drop_queue()
         if self._task is not None:
             self._task.cancel()
@@ -181,43 +185,73 @@ class Outbox:
 
     def flush(self) -> None:
         """Write what can be written now; let a task go on with the rest."""
-        self._scheduled = False
+        wire, pending = self._wire, self.pending
+        if (
+            wire is None
+            or pending is EMPTY
+            or pending is REFUSING
+            or self._queue
+            or self._is_writing
+            or pending.size > wire.batch_bytes
+        ):
+            self._flush_behind()
+            return
+        # Nearly always: nothing waited before, and the peer takes it.
+        try:
+            is_written = wire.write_now(pending)
+        except Exception as error:  # noqa: BLE001 - whatever a transport raises: it must not stop the other outboxes
+            self._note(error)
+            self._lose_peer()
+            return
+        if is_written:
+            self.pending = EMPTY
+            if self._space is not None:
+                self._space.set()
+        else:
+            self._flush_behind()
+
+    def _flush_behind(self) -> None:
+        """Write what can be written of a queue."""
+        self._absorb()
         wire = self._wire
         if self.is_done:
             return
-        if wire is None:
+        if wire is None or self._is_writing:
             self._judge()  # a handshake that hangs must not cost more than a peer that is behind
-            return
-        if self._is_writing:
-            self._judge()
-            return
-        if wire.is_gone() or not self._write_now(wire):
+        elif wire.is_gone() or not self._write_now(wire):
             self._lose_peer()
         elif self._queue or self._close:
             self._allowed_messages, self._allowed_bytes = len(self._queue), self._queued_bytes
-            self.is_over = False
+            self._set_over(is_over=False)
             self._is_writing = True
             self._task = self._flusher.start(self._write_rest(wire))
         else:
-            self.is_over = False
+            self._set_over(is_over=False)
             self._announce_space()
             if self._sealed:
                 self._end()
 
+    def _absorb(self) -> None:
+        """Let what was offered in this tick join the queue."""
+        pending = self.pending
+        if pending is not EMPTY and pending is not REFUSING:
+            self._queue += pending.messages()
+            self._queued_bytes += pending.size
+            self.pending = EMPTY
+
     def _write_now(self, wire: Wire) -> bool:
         """Write what the wire takes without waiting; return False if the peer turned out to be gone."""
-        if not wire.is_writable():
-            return True
         try:
             while self._queue and wire.is_writable():
                 wire.write_now(self._take(wire.batch_bytes))
                 self._in_flight = 0
-                if wire.is_gone():
-                    return False
         except Exception as error:  # noqa: BLE001 - whatever a transport raises: it must not stop the other outboxes
-            logger.debug("a connection went while it was written to: %r", error)
+            self._note(error)
             return False
         return True
+
+    def _note(self, error: Exception) -> None:
+        logger.debug("a connection went while it was written to: %r", error)
 
     async def _write_rest(self, wire: Wire) -> None:
         """Write the queue as the peer takes it, then the close frame."""
@@ -226,7 +260,7 @@ class Outbox:
             if is_here and self._close is not None:
                 await wire.close(self._close)
         except Exception as error:  # noqa: BLE001 - whatever a server raises: this socket cannot be written any more
-            logger.debug("a connection went while it was written to: %r", error)
+            self._note(error)
             is_here = False
         self._is_writing = False
         if not is_here:
@@ -241,41 +275,53 @@ class Outbox:
                 return False
             batch = self._take(wire.batch_bytes)
             self._allowed_messages = max(0, self._allowed_messages - len(batch))
-            self._allowed_bytes = max(0, self._allowed_bytes - sum(message.size for message in batch))
+            self._allowed_bytes = max(0, self._allowed_bytes - batch.size)
             self._judge()
             await wire.write(batch)
             self._in_flight = 0
-        self.is_over = False
+            self._absorb()
+        self._set_over(is_over=False)
         self._announce_space()
         return True
 
-    def _take(self, size: int) -> list[Message]:
+    def _take(self, size: int) -> Batch:
         """Take messages of about `size` bytes from the queue, at least one."""
-        if self._queued_bytes <= size:
-            batch, self._queue, self._queued_bytes = self._queue, [], 0
-            self._in_flight = len(batch)
-            return batch
         count = 0
         for message in self._queue:
             if count and size < message.size:
                 break
             size -= message.size
-            self._queued_bytes -= message.size
             count += 1
-        batch = self._queue[:count]
+        batch = Batch.of(self._queue[:count])
         del self._queue[:count]
+        self._queued_bytes -= batch.size
         self._in_flight = count
         return batch
 
     def _judge(self) -> None:
-        self.is_over = (
-            len(self._queue) > self._settings.outbox_messages + self._allowed_messages
+        self._absorb()
+        self._set_over(
+            is_over=len(self._queue) > self._settings.outbox_messages + self._allowed_messages
             or self._queued_bytes > self._settings.outbox_bytes + self._allowed_bytes
         )
 
-    def _lose_peer(self) -> None:
+    def _set_over(self, *, is_over: bool) -> None:
+        self._is_over = is_over
+        if not self._sealed:
+            if is_over:
+                self._absorb()
+                self.pending = REFUSING
+            elif self.pending is REFUSING:
+                self.pending = EMPTY
+
+    def _seal(self, close: Close | None) -> None:
+        self._absorb()
         self._sealed = True
-        self._close = None
+        self._close = close
+        self.pending = REFUSING
+
+    def _lose_peer(self) -> None:
+        self._seal(None)
         self._drop_queue()
         self._end()
 
@@ -318,7 +364,7 @@ class Outbox:
         Less patience is needed once the server has closed the socket: this is all that its shutdown waits for.
         """
         wire = self._wire
-        if wire is None or not (self._is_writing or self._queue or wire.buffered()):
+        if wire is None or not (self._is_writing or self._queue or len(self.pending) or wire.buffered()):
             self._stalled_since = None
             return False
         taken = wire.taken()
@@ -332,6 +378,8 @@ class Outbox:
 
 class _Ended:
     """What a connection has in place of an outbox that is done, so that the outbox can be freed."""
+
+    pending = REFUSING
 
     def offer(self, message: Message) -> Verdict:  # noqa: ARG002
         return Verdict.GONE

@@ -10,12 +10,12 @@ RSV1 bit says it per message) and leaves the compression window of uvicorn's own
 """
 
 import asyncio
-from collections.abc import Sequence
 from typing import Protocol, TypeGuard
 
 from starlette.websockets import WebSocket
 
-from fastapi_rooms.domain.messages import Close, Message
+from fastapi_rooms.domain.messages import Close
+from fastapi_rooms.engine.batch import Batch
 from fastapi_rooms.engine.wire import Progress, Transport, buffer_size
 
 MODULE = "uvicorn.protocols.websockets.websockets_sansio_impl"
@@ -46,7 +46,7 @@ def is_known_protocol(protocol: object) -> TypeGuard[UvicornProtocol]:
 class UvicornWire:
     """Writes frames to the transport below uvicorn's protocol."""
 
-    __slots__ = ("_progress", "_protocol", "_transport", "_websocket")
+    __slots__ = ("_progress", "_protocol", "_transport", "_websocket", "_written")
 
     batch_bytes = 64 * 1024  # the transport's high-water mark: more would only lie in its buffer
 
@@ -55,6 +55,7 @@ class UvicornWire:
         self._protocol = protocol
         self._transport = protocol.transport
         self._progress = Progress(protocol.transport)
+        self._written = 0  # bytes passed on
 
     def is_gone(self) -> bool:
         """Return whether either side has ended the socket, be it behind our back."""
@@ -65,18 +66,23 @@ class UvicornWire:
         """Return whether the transport's buffer is below its high-water mark."""
         return self._protocol.writable.is_set()
 
-    def write_now(self, messages: Sequence[Message]) -> None:
-        """Write all frames with one call."""
-        data = messages[0].frame() if len(messages) == 1 else b"".join([message.frame() for message in messages])
-        self._transport.write(data)
-        self._progress.written += len(data)
+    def write_now(self, batch: Batch) -> bool:
+        """Write all frames with one call; False if the transport's buffer is above its mark."""
+        transport, protocol = self._transport, self._protocol
+        if transport.is_closing() or protocol.close_sent:
+            raise ConnectionResetError("the socket has ended")
+        if not protocol.writable.is_set():
+            return False
+        transport.write(batch.frames())
+        if transport.is_closing():
+            raise ConnectionResetError("the peer went")
+        self._written += batch.size
+        return True
 
-    async def write(self, messages: Sequence[Message]) -> None:
+    async def write(self, batch: Batch) -> None:
         """Wait until the transport's buffer is below its mark, then write."""
-        await self._protocol.writable.wait()
-        if self.is_gone():
-            raise ConnectionResetError("the peer went while its buffer was full")
-        self.write_now(messages)
+        while not self.write_now(batch):
+            await self._protocol.writable.wait()
 
     async def close(self, close: Close) -> None:
         """Let uvicorn send the close frame and run the closing handshake."""
@@ -93,7 +99,7 @@ class UvicornWire:
 
     def taken(self) -> int:
         """Return what the peer's kernel has taken."""
-        return self._progress.taken()
+        return self._progress.taken(self._written)
 
     def is_closing(self) -> bool:
         """Return whether uvicorn has closed the transport."""

@@ -5,12 +5,12 @@
 
 import socket
 import struct
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from starlette.websockets import WebSocket, WebSocketState
 
-from fastapi_rooms.domain.messages import Close, Message
+from fastapi_rooms.domain.messages import Close
+from fastapi_rooms.engine.batch import Batch
 
 
 class Transport(Protocol):
@@ -63,19 +63,22 @@ def acknowledged(transport: Any) -> int | None:
 class Progress:
     """How much a peer has taken, for those who only want to know whether it grows."""
 
-    __slots__ = ("_acked", "_held", "_shrunk", "_transport", "written")
+    __slots__ = ("_acked", "_held", "_shrunk", "_transport")
 
     def __init__(self, transport: Transport | None) -> None:
         self._transport = transport
-        self.written = 0  # bytes passed on; written by the wire
         self._acked: int | None = None  # the last that the kernel told; None: it has told nothing
         self._held = 0  # the size of the transport's buffer when it was last looked at
         self._shrunk = 0  # by how much it was seen to shrink
 
-    def taken(self) -> int:
-        """Return a number that grows when the peer takes something, and hardly otherwise."""
+    def taken(self, written: int) -> int:
+        """Return a number that grows when the peer takes something, and hardly otherwise.
+
+        Args:
+            written: The bytes that were passed on so far.
+        """
         if self._transport is None:
-            return self.written
+            return written
         acked = acknowledged(self._transport)
         if acked is None and self._acked is not None:
             acked = self._acked + 1  # it told before and does not now: nothing is held against the peer
@@ -85,7 +88,7 @@ class Progress:
         held = buffer_size(self._transport)
         self._shrunk += max(0, self._held - held)
         self._held = held
-        return self.written + self._shrunk
+        return written + self._shrunk
 
 
 class Wire(Protocol):
@@ -99,14 +102,18 @@ class Wire(Protocol):
         ...
 
     def is_writable(self) -> bool:
-        """Return whether `write_now` may be called."""
+        """Return whether `write_now` would write."""
         ...
 
-    def write_now(self, messages: Sequence[Message]) -> None:
-        """Write without waiting. Only after `is_writable` said so, in the same tick."""
+    def write_now(self, batch: Batch) -> bool:
+        """Write without waiting; False if that cannot be: then nothing was written.
+
+        Raises:
+            Exception: The peer is gone, whatever was written.
+        """
         ...
 
-    async def write(self, messages: Sequence[Message]) -> None:
+    async def write(self, batch: Batch) -> None:
         """Write, and wait while the peer takes nothing. Cancellation may leave the messages written or not."""
         ...
 
@@ -138,7 +145,7 @@ class Wire(Protocol):
 class AsgiWire:
     """Writes ASGI events: one await per message, whatever the server."""
 
-    __slots__ = ("_progress", "_transport", "_websocket")
+    __slots__ = ("_progress", "_transport", "_websocket", "_written")
 
     batch_bytes = 1
 
@@ -146,6 +153,7 @@ class AsgiWire:
         self._websocket = websocket
         self._transport = transport  # None: out of reach, so there is no abort
         self._progress = Progress(transport)
+        self._written = 0  # bytes passed on
 
     def is_gone(self) -> bool:
         """Return whether either side has ended the socket."""
@@ -159,16 +167,16 @@ class AsgiWire:
         """Return False: an ASGI send may always wait."""
         return False
 
-    def write_now(self, messages: Sequence[Message]) -> None:  # noqa: ARG002
-        """Never called, since `is_writable` says no."""
-        raise AssertionError("an ASGI send may wait, so it cannot write now")
+    def write_now(self, batch: Batch) -> bool:  # noqa: ARG002
+        """Return False: an ASGI send may always wait."""
+        return False
 
-    async def write(self, messages: Sequence[Message]) -> None:
+    async def write(self, batch: Batch) -> None:
         """Send one event per message."""
-        for message in messages:
+        for message in batch:
             # A copy, since the next server or middleware may change the event, and the message is everybody's.
             await self._websocket.send(message.asgi().copy())
-            self._progress.written += message.size
+            self._written += message.size
 
     async def close(self, close: Close) -> None:
         """Let the server send the close frame and run the closing handshake."""
@@ -187,7 +195,7 @@ class AsgiWire:
 
     def taken(self) -> int:
         """Return what the peer's kernel has taken, or else what the server has taken."""
-        return self._progress.taken()
+        return self._progress.taken(self._written)
 
     def is_closing(self) -> bool:
         """Return whether the transport is closed, False if it is out of reach."""

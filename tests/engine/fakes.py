@@ -1,7 +1,7 @@
 """Wires, peers and a clock that do what a test tells them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from starlette.websockets import WebSocket
 
@@ -9,6 +9,7 @@ from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.messages import Message
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.batch import Batch
 from fastapi_rooms.engine.flusher import Flusher
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.outbox import Outbox
@@ -102,10 +103,10 @@ class FakeWire:
     def is_writable(self) -> bool:
         return False
 
-    def write_now(self, messages: list[Message]) -> None:
-        self.faults.append("write_now on a wire that may wait")
+    def write_now(self, messages: Batch) -> bool:
+        return False
 
-    async def write(self, messages: list[Message]) -> None:
+    async def write(self, messages: Batch) -> None:
         self.handed += messages
         await self._wait(messages)
         self._deliver(messages)
@@ -133,7 +134,7 @@ class FakeWire:
     def taken(self) -> int:
         return sum(message.size for message in self.written) - self.held
 
-    async def _wait(self, messages: list[Message]) -> None:
+    async def _wait(self, messages: Iterable[Message]) -> None:
         if self._busy:
             self.faults.append("two writes at once")
         self._busy = True
@@ -151,7 +152,7 @@ class FakeWire:
         if self.gone:
             raise ConnectionResetError("the peer is gone")
 
-    def _deliver(self, messages: list[Message]) -> None:
+    def _deliver(self, messages: Batch) -> None:
         if not messages:
             self.faults.append("an empty write")
         if self.closes:
@@ -175,15 +176,18 @@ class ImmediateWire(FakeWire):
     def is_writable(self) -> bool:
         return not self.is_blocked
 
-    def write_now(self, messages: list[Message]) -> None:
+    def write_now(self, messages: Batch) -> bool:
+        if self.gone:
+            raise ConnectionResetError("the peer is gone")
         if self.is_blocked:
-            self.faults.append("write_now on a wire that is not writable")
+            return False
         self.handed += messages
         if self.error is not None:
             raise self.error
         self._deliver(messages)
+        return True
 
-    def _deliver(self, messages: list[Message]) -> None:
+    def _deliver(self, messages: Batch) -> None:
         super()._deliver(messages)
         if self.room is not None:
             self.room -= sum(message.size for message in messages)

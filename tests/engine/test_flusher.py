@@ -57,7 +57,7 @@ async def test_everything_scheduled_in_a_tick_is_flushed_at_its_end():
     made, _ = flusher()
     outboxes = [FakeOutbox() for _ in range(3)]
     for outbox in outboxes:
-        made.schedule(outbox)
+        made.add(outbox)
     assert [outbox.flushes for outbox in outboxes] == [0, 0, 0]
     await asyncio.sleep(0)
     assert [outbox.flushes for outbox in outboxes] == [1, 1, 1]
@@ -70,7 +70,7 @@ async def test_an_outbox_that_fails_keeps_no_other_from_being_flushed(caplog):
     outboxes = [FakeOutbox() for _ in range(3)]
     outboxes[1].flush = lambda: 1 / 0
     for outbox in outboxes:
-        made.schedule(outbox)
+        made.add(outbox)
     await ticks()
     assert [outbox.flushes for outbox in outboxes] == [1, 0, 1]
     [record] = caplog.records
@@ -80,8 +80,8 @@ async def test_an_outbox_that_fails_keeps_no_other_from_being_flushed(caplog):
 async def test_what_is_scheduled_while_flushing_is_flushed_in_the_next_tick():
     made, _ = flusher()
     first, second = FakeOutbox(), FakeOutbox()
-    first.flush = lambda: made.schedule(second)
-    made.schedule(first)
+    first.flush = lambda: made.add(second)
+    made.add(first)
     await asyncio.sleep(0)
     assert second.flushes == 0
     await asyncio.sleep(0)
@@ -111,13 +111,13 @@ def test_a_flush_that_was_due_on_a_loop_that_has_ended_is_done_on_the_next():
     forgotten, outbox = FakeOutbox(), FakeOutbox()
     ended = asyncio.new_event_loop()
     ended.call_soon(ended.stop)
-    ended.call_soon(lambda: made.schedule(forgotten))
+    ended.call_soon(lambda: made.add(forgotten))
     ended.run_forever()  # stops before the flush
     ended.close()
     assert forgotten.flushes == 0
 
     async def main():
-        made.schedule(outbox)
+        made.add(outbox)
         await ticks()
 
     asyncio.run(main())

@@ -486,7 +486,7 @@ async def test_drop_oldest_counts_in_bytes_too():
     for size in (1, 10, 20, 30, 50, 25, 100, 1, 1):
         outbox.offer(message(size))
         lost.append(desk.counters.lost_messages)
-        waiting.append([m.size for m in outbox._queue])
+        waiting.append([m.size for m in (*outbox._queue, *outbox.pending)])
         await ticks()
     assert waiting[4:] == [[10, 20, 30, 50], [50, 25], [50, 25, 100], [1], [1, 1]]
     assert lost[4:] == [0, 3, 3, 6, 6]
