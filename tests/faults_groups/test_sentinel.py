@@ -110,7 +110,7 @@ async def test_an_old_master_that_goes_on_before_anybody_missed_it_keeps_nobody(
             await said.check(listener)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 async def test_an_old_master_that_comes_back_disturbs_nobody(sentinels):
     old = sentinels.master
     async with nodes(2, sentinels.url, uuid4().hex) as (speaker, listener):

@@ -30,7 +30,7 @@ _FORMS = (
     "redis+cluster://host:7000,host:7001"
 )
 _SENTINEL_PREFIX = "sentinel_"
-_SYNC_ONLY = ("ssl_validate_ocsp", "ssl_ocsp", "ssl_password")
+_SYNC_ONLY = ("ssl_validate_ocsp", "ssl_ocsp", "ssl_password", "ssl_ca_path")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ def _by_client(client: Redis | redis.Redis, timeout: float) -> Place:
 
 def _by_pool(pool: Any, timeout: float) -> Server:
     connection_class = _asynchronous({"connection_class": pool.connection_class})
-    # What only clients without an event loop know (in old versions the password of a key, too) is left out if it is
+    # What only clients without an event loop know (with old versions two more) is left out if it is
     # not used, and refused if it is.
     options = {n: value for n, value in pool.connection_kwargs.items() if value or not n.startswith(_SYNC_ONLY)}
     return Server(connection_class, options, timeout)
