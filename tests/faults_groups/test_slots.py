@@ -3,7 +3,7 @@
 from itertools import count
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.exceptions import AskError, MovedError
 
@@ -12,6 +12,7 @@ from fastapi_rooms.backends.redis.slots import SLOTS, SlotTable, channel_in, mov
 ASKED = ("10.0.0.1", 7001)
 OTHER = ("10.0.0.2", 7002)
 
+examples = settings(max_examples=60, deadline=None)
 words = st.one_of(st.none(), st.integers(), st.binary(max_size=4), st.text(max_size=4), st.floats())
 almost = st.tuples(
     st.integers(-2, SLOTS + 2),
@@ -21,6 +22,7 @@ almost = st.tuples(
 answers = st.one_of(st.recursive(words, lambda inner: st.lists(inner, max_size=4)), st.lists(almost, max_size=3))
 
 
+@examples
 @given(answers)
 def test_any_answer_becomes_a_table_or_a_value_error(answer):
     table = SlotTable()
@@ -34,6 +36,7 @@ def test_any_answer_becomes_a_table_or_a_value_error(answer):
         assert all(isinstance(host, str) and 0 < port < 65_536 for host, port in table.owners())
 
 
+@examples
 @given(st.lists(st.tuples(st.integers(0, SLOTS - 1), st.integers(0, 200), st.integers(1, 65_535)), max_size=5))
 def test_the_last_word_about_a_slot_counts(rows):
     table = SlotTable()

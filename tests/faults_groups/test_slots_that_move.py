@@ -5,7 +5,7 @@ from collections import deque
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.exceptions import ClusterDownError, MovedError
 from support import until
@@ -259,6 +259,7 @@ async def play(scene, story):
     assert all(link.is_stopped for link in scene.made)
 
 
+@settings(max_examples=60, deadline=None)
 @given(events)
 def test_whatever_happens_all_is_taken_in_order_and_once(story):
     with pytest.MonkeyPatch.context() as monkeypatch:

@@ -131,7 +131,7 @@ class ClusterLinks(ShardOwner):
         if link is None:
             failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
             nobody = BackendUnavailable(f"no server of the cluster is known to have slot {slot}")
-            failed.set_exception(self._last_error or nobody)
+            failed.set_exception(BackendUnavailable(*(self._last_error or nobody).args))  # each caller gets its own
             return failed
         command = link.publishing(channel, payload)
         if slot in self._held:
@@ -176,11 +176,9 @@ class ClusterLinks(ShardOwner):
 
     def _give_up(self, channel: bytes) -> None:
         """Have nobody wait for a channel that Redis does not confirm; what it misses until then is reported."""
-        if (
-            channel in self._placed
-        ):  # pragma: no branch - else it was given up in the very tick in which its time was over
+        if channel in self._joining:  # pragma: no branch - else it is over since this very tick
             self._moved.setdefault(channel, datetime.now(UTC))
-        self._welcome([channel])
+            self._welcome([channel])
 
     def _welcome(self, channels: Iterable[bytes]) -> None:
         """Have nobody wait for channels any longer."""

@@ -275,7 +275,7 @@ async def test_a_redis_that_confirms_slowly_but_steadily_is_not_given_up(server,
     waiting = listener.want([b"%d" % number for number in range(6)])
     await until(lambda: len(server.owed) == 6)
     for _ in range(6):
-        await asyncio.sleep(TIMEOUT / 2)
+        await asyncio.sleep(TIMEOUT / 3)
         server.answer()
     await ready(waiting)
     assert len(server.visits) == 1
