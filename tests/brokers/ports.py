@@ -1,15 +1,36 @@
 """Ports that nobody takes while a server is away."""
 
+import fcntl
 import itertools
-import os
 import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 # Below the ports that the kernel gives to outgoing connections: one that connects to a port of that range where nobody
-# listens can meet itself. Each test process begins elsewhere.
-_FIRST, _LAST = 10_000, 22_000
-_numbers = itertools.cycle(range(_FIRST, _LAST))
-for _ in range(os.getpid() * 37 % (_LAST - _FIRST)):
-    next(_numbers)
+# listens can meet itself.
+_FIRST, _BLOCKS, _BLOCK = 10_000, 24, 400
+
+
+def _claim() -> Iterator[int]:
+    """Ports for this process alone: a server that was killed must find its port free when it is started again."""
+    folder = Path(tempfile.gettempdir()) / "fastapi-rooms-test-ports"
+    folder.mkdir(exist_ok=True)
+    for block in range(_BLOCKS):
+        claim = (folder / str(block)).open("a")
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)  # until the process ends
+        first = _FIRST + block * _BLOCK
+        return itertools.cycle(range(first, first + _BLOCK))
+    raise AssertionError(f"{_BLOCKS} processes test brokers at the same time: that is all there are ports for")
+
+
+_claims = []
+_numbers = _claim()
 
 
 def free_port() -> int:
