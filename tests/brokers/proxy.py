@@ -41,7 +41,7 @@ class Proxy:
             self._do(self._start())
             yield self
         finally:
-            self._do(self._refuse())
+            self._do(self._end())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
@@ -76,7 +76,7 @@ class Proxy:
             self._flowing = asyncio.Event()
         self._flowing.set()
         if self._server is None:
-            self._server = await asyncio.start_server(self._pass_on, "127.0.0.1", self.port)
+            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
 
     async def _refuse(self) -> None:
         if self._server is not None:
@@ -90,10 +90,21 @@ class Proxy:
                 pump.cancel()
             await asyncio.wait(pumps)
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _end(self) -> None:
+        await self._refuse()
+        await asyncio.sleep(0.005)  # what was accepted just before turns up within a few ticks
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None:
+            writer.transport.abort()  # it was accepted just before the cut
+            return
         self.accepted += 1
+        pump = self._loop.create_task(self._pass_on(reader, writer))
+        pump.add_done_callback(lambda _: writer.transport.abort())  # also if it is cancelled before it begins
+        self._pumps.add(pump)
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        self._pumps.add(task)
         there: asyncio.StreamWriter | None = None
         try:
             await self._flowing.wait()
@@ -108,9 +119,8 @@ class Proxy:
         except (OSError, asyncio.CancelledError) as end:
             logger.debug("the target is away, or the connection was cut: %r", end)
         finally:
-            for one in (writer, there):
-                if one is not None:
-                    one.transport.abort()
+            if there is not None:
+                there.transport.abort()
             self._pumps = {pump for pump in self._pumps if pump is not task and not pump.done()}
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -11,7 +11,7 @@ from redis.exceptions import ClusterDownError, MovedError
 from support import until
 
 from fastapi_rooms import BackendUnavailable
-from fastapi_rooms.backends.redis import cluster
+from fastapi_rooms.backends.redis import cluster, listening
 from fastapi_rooms.backends.redis.link import Pace
 from fastapi_rooms.backends.redis.places import locate
 from fastapi_rooms.backends.redis.publishing import Command
@@ -460,6 +460,16 @@ async def test_nothing_is_sent_on_after_the_end(scene):
 
 
 # Listening
+
+
+async def test_nothing_is_heard_where_a_channel_is_not_wanted_any_more():
+    heard = []
+    listener = listening.Listener("listener", None, int, TIMEOUT, lambda channel, payload: heard.append(payload))
+    listener.want([b"one"])
+    listener._take([b"smessage", b"one", b"before it moved"])
+    listener.unwant([b"one"])
+    listener._take([b"smessage", b"one", b"late, and from a server that it has left"])
+    assert heard == [b"before it moved"]
 
 
 async def test_who_joins_waits_until_the_channel_is_heard_wherever_that_is(scene):

@@ -217,7 +217,8 @@ class Listener(SupervisedConnection):
     def _take(self, reply: object) -> None:
         match reply:
             case [b"message" | b"smessage", bytes(channel), bytes(payload)]:
-                self._on_message(channel, payload)
+                if channel in self._wanted:  # else it may be heard elsewhere by now, and would be heard twice
+                    self._on_message(channel, payload)
             case [b"subscribe" | b"ssubscribe", bytes(channel), _]:
                 self._confirm(channel)
             case [b"unsubscribe" | b"sunsubscribe", bytes(channel), _]:

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastapi_rooms.backends.redis.channels import Channels
@@ -13,6 +13,7 @@ from fastapi_rooms.domain.envelope import EVERYBODY, Target, TargetKind, connect
 CHANNELS = Channels("app:1")
 NODE = "0123456789abcdef0123456789abcdef"
 
+examples = settings(deadline=None)
 characters = st.one_of(
     st.characters(),
     st.characters(categories=["Cs"]),
@@ -23,21 +24,25 @@ names = st.one_of(st.text(characters), st.sampled_from(["", "all", "node", "room
 targets = st.builds(Target, st.sampled_from([TargetKind.ROOM, TargetKind.USER]), names)
 
 
+@examples
 @given(targets, targets)
 def test_two_targets_share_no_channel(one, other):
     assert (CHANNELS.of(one) == CHANNELS.of(other)) is (one == other)
 
 
+@examples
 @given(names)
 def test_a_room_and_a_user_of_the_same_name_share_no_channel(name):
     assert CHANNELS.of(room_target(name)) != CHANNELS.of(user_target(name))
 
 
+@examples
 @given(names, st.sampled_from(["%2A", "%", "2A", "*", "\ud83e\udd86", "🦆"]))
 def test_what_looks_encoded_is_another_name(name, more):
     assert CHANNELS.of(room_target(name)) != CHANNELS.of(room_target(name + more))
 
 
+@examples
 @given(targets)
 def test_a_channel_is_no_pattern_no_hash_tag_and_no_channel_of_ours(target):
     channel = CHANNELS.of(target)
@@ -46,11 +51,13 @@ def test_a_channel_is_no_pattern_no_hash_tag_and_no_channel_of_ours(target):
     assert not channel.startswith(CHANNELS.of_node("", 0)[: -len(":0")])
 
 
+@examples
 @given(targets, st.sampled_from(["app", "app:1:room", "app:", "app:10", "app:2"]))
 def test_apps_with_other_prefixes_share_no_channel(target, prefix):
     assert Channels(prefix).of(target) != CHANNELS.of(target)
 
 
+@examples
 @given(targets)
 def test_the_whole_name_picks_the_slot(target):
     channel = CHANNELS.of(target)
