@@ -218,6 +218,17 @@ async def test_a_peer_that_goes_while_its_buffer_is_full_is_not_written_to(serve
     assert server.transport.written == []
 
 
+async def test_a_write_that_finds_the_peer_gone_says_so(server, uvicorn_wire, monkeypatch):
+    def fail(data):
+        server.transport.closing = True  # as a transport does whose peer has reset the connection
+
+    monkeypatch.setattr(server.transport, "write", fail)
+    for _ in range(2):
+        with pytest.raises(ConnectionResetError):
+            uvicorn_wire.write_now(Batch.of([encode("a")]))
+    assert uvicorn_wire.is_gone()
+
+
 async def test_a_socket_is_gone_when_either_side_has_ended_it(server, uvicorn_wire):
     assert not uvicorn_wire.is_gone()
     for name in ("disconnected", "close_sent"):
