@@ -175,10 +175,13 @@ class Sentinels:
         return int(self.sentinels[0].call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)[1])
 
     def _is_ready(self, sentinel: Broker) -> bool:
-        state = sentinel.client.sentinel_master(self.name)
-        (replica,) = sentinel.client.sentinel_slaves(self.name)
-        others = sentinel.client.sentinel_sentinels(self.name)
-        return not any(one["is_disconnected"] for one in (state, replica, *others)) and replica["runid"]
+        # Asked in words: redis-py 7.0 cannot do it by its own methods.
+        master = sentinel.call("SENTINEL", "MASTER", self.name)
+        replicas = sentinel.call("SENTINEL", "REPLICAS", self.name)
+        others = sentinel.call("SENTINEL", "SENTINELS", self.name)
+        told = [dict(zip(words[::2], words[1::2], strict=True)) for words in (master, *replicas, *others)]
+        is_complete = (len(replicas), len(others)) == (1, 2)
+        return is_complete and all(one["runid"] and "disconnected" not in one["flags"] for one in told)
 
 
 def eventually(fact: Callable[[], Any], what: str, seconds: float = WITHIN) -> None:
