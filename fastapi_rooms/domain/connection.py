@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from enum import Enum
+from os import urandom
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
-from uuid import uuid4
 
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.errors import NotConnectedError
@@ -49,6 +49,9 @@ class Verdict(Enum):
 
 class Outbox(Protocol):
     """What the domain knows of the engine's outbox."""
+
+    connection: "Connection"
+    """Whose it is."""
 
     def offer(self, message: "Message") -> Verdict:
         """Queue a message for the end of this tick."""
@@ -115,7 +118,7 @@ class Connection:
 
     def __init__(self, websocket: "WebSocket") -> None:
         self.websocket = websocket
-        self._connection_id = uuid4().hex
+        self._connection_id = urandom(16).hex()
         self.connected_at = datetime.now(UTC)
         self.metadata: dict[str, Any] = {}
         self._user_id: str | None = None  # set by the manager's connect

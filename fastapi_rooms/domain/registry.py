@@ -7,10 +7,11 @@ never with the number of connections or rooms.
 from collections.abc import Collection
 from typing import NamedTuple
 
-from fastapi_rooms.domain.connection import Connection
+from fastapi_rooms.domain.connection import Connection, Outbox
+from fastapi_rooms.domain.envelope import Target, TargetKind
 
-Members = dict[Connection, None]
-"""An ordered set of connections: those who joined first are served first."""
+Members = dict[Connection, Outbox]
+"""Connections, those who joined first in front, and their outboxes, so that a broadcast touches nothing else."""
 
 _NOBODY: Members = {}
 
@@ -65,13 +66,26 @@ class Registry:
         """Return the connections of a user: a live view, empty if there are none."""
         return self._users.get(user_id, _NOBODY).keys()
 
+    def outboxes(self, target: Target) -> Collection[Outbox]:
+        """Return the outboxes of those whom a target means: mostly a live view."""
+        match target.kind:
+            case TargetKind.ROOM:
+                return self._rooms.get(target.name, _NOBODY).values()
+            case TargetKind.USER:
+                return self._users.get(target.name, _NOBODY).values()
+            case TargetKind.CONNECTION:
+                connection = self._connections.get(target.name)
+                return () if connection is None else (connection._outbox,)
+            case TargetKind.ALL:  # pragma: no branch - there are no other kinds
+                return [connection._outbox for connection in self._connections.values()]
+
     def add(self, connection: Connection) -> bool:
         """Register a connection; return whether its user had none here before."""
         self._connections[connection.connection_id] = connection
         if connection.user_id is None:
             return False
         devices = self._users.setdefault(connection.user_id, {})
-        devices[connection] = None
+        devices[connection] = connection._outbox
         return len(devices) == 1
 
     def join(self, connection: Connection, room: str) -> Joined:
@@ -79,15 +93,15 @@ class Registry:
         assert connection in self, "only registered connections join rooms"
         members = self._rooms.setdefault(room, {})
         first = not members
-        members[connection] = None
-        connection._rooms.add(room)  # noqa: SLF001 - the registry owns this fact
+        members[connection] = connection._outbox
+        connection._rooms.add(room)  # the registry owns this fact
         return Joined(first)
 
     def leave(self, connection: Connection, room: str) -> Left | None:
         """End a membership; None if there was none."""
         if connection not in self._rooms.get(room, _NOBODY):
             return None
-        connection._rooms.discard(room)  # noqa: SLF001 - the registry owns this fact
+        connection._rooms.discard(room)  # the registry owns this fact
         return Left((room,) if self._drop_member(connection, room) else (), None)
 
     def remove(self, connection: Connection) -> Left | None:

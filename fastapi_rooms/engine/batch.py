@@ -60,8 +60,11 @@ class Batch:
     def frames(self) -> bytes:
         """Return all frames as one piece; joined once."""
         if self._frames is None:
-            messages = self.messages()
-            self._frames = messages[0].frame() if len(messages) == 1 else b"".join([m.frame() for m in messages])
+            message = self._message
+            if self._count == 1 and message is not None:
+                self._frames = message.frame()
+            else:
+                self._frames = b"".join([message.frame() for message in self.messages()])
         return self._frames
 
 

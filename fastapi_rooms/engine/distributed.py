@@ -135,9 +135,9 @@ class DistributedWebSocketManager(ConnectionManager):
 
     async def _send(self, target: Target, content: Message | Close, excluded: frozenset[str] = frozenset()) -> int:
         self._check_started()
-        here = self._recipients(target)
+        here = self._registry.outboxes(target)
         if target.kind is TargetKind.CONNECTION and here:
-            return await self._send_here(here, content, excluded)
+            return await self._send_here(here, content)  # by id, nobody is left out
         envelope = Envelope(self._node_id, target, content, excluded)
         check_size(envelope, self.settings.max_envelope_bytes)
         # Neither waits, so that the order of the calls is the order here and everywhere.
@@ -211,7 +211,7 @@ class DistributedWebSocketManager(ConnectionManager):
     # What the backend tells
 
     def _hear(self, envelope: Envelope) -> None:
-        self._deliver(self._recipients(envelope.target), envelope.content, envelope.excluded)
+        self._deliver(self._registry.outboxes(envelope.target), envelope.content, envelope.excluded)
 
     def _missed(self, gap: Gap) -> None:
         logger.warning(

@@ -1,9 +1,10 @@
 """One message to many outboxes: the loop in which a broadcast spends its time."""
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from fastapi_rooms.domain.connection import Connection, Verdict
+from fastapi_rooms.domain.connection import Outbox as AnyOutbox
+from fastapi_rooms.domain.connection import Verdict
 from fastapi_rooms.domain.messages import Message
 from fastapi_rooms.engine.batch import EMPTY, REFUSING, Batch
 from fastapi_rooms.engine.flusher import Flusher
@@ -12,33 +13,27 @@ if TYPE_CHECKING:
     from fastapi_rooms.engine.outbox import Outbox
 
 
-class FannedOut(NamedTuple):
-    """What became of a message."""
-
-    handed: int
-    """To how many connections it was handed."""
-    overflowed: list[Connection]
-    """Those to be closed, since their outbox is full."""
-
-
 def fan_out(
-    connections: Iterable[Connection], message: Message, excluded: Collection[Connection], flusher: Flusher
-) -> FannedOut:
+    outboxes: Iterable[AnyOutbox], message: Message, excluded: Collection[AnyOutbox], flusher: Flusher
+) -> tuple[int, list["Outbox"]]:
     """Offer a message to all outboxes but the excluded ones.
 
     This is what `Outbox.offer` does, spelt out: a call per member would cost as much as everything else here. Members
     that have been offered the same before, nearly all of them, get the same longer batch.
+
+    Returns:
+        To how many the message was handed, and those whose connection is to be closed since they are full.
     """
     handed = 0
-    overflowed: list[Connection] = []
+    overflowed: list[Outbox] = []
     dirty: list[Outbox] = []
     before: Batch | None = None
     after = EMPTY
     made: dict[Batch, Batch] = {}
-    for connection in connections:
-        if excluded and connection in excluded:
+    outbox: Outbox
+    for outbox in outboxes:  # type: ignore[assignment] # the domain knows less of them
+        if excluded and outbox in excluded:
             continue
-        outbox: Outbox = connection._outbox  # type: ignore[assignment] # the domain knows less of it
         pending = outbox.pending
         if pending is not before:
             if pending is REFUSING:
@@ -46,7 +41,7 @@ def fan_out(
                 if verdict is Verdict.ACCEPTED:
                     handed += 1
                 elif verdict is Verdict.OVERFLOW:
-                    overflowed.append(connection)
+                    overflowed.append(outbox)
                 continue
             before = pending
             known = made.get(pending)
@@ -57,4 +52,4 @@ def fan_out(
         handed += 1
     if dirty:
         flusher.add_all(dirty)
-    return FannedOut(handed, overflowed)
+    return handed, overflowed

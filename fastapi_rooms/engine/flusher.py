@@ -93,12 +93,14 @@ class Flusher:
 
     def _flush(self) -> None:
         """Flush for a while: some of each group in turn, so that nobody waits for a large room that is not his own."""
-        clock = asyncio.get_running_loop().time
         self._flush_loop = None
+        dirty, self._dirty = self._dirty, []
         groups = self._groups
-        if self._dirty:
-            groups.appendleft(iter(self._dirty))
-            self._dirty = []
+        if not groups and len(dirty) <= AT_ONCE:
+            self._flush_all(dirty)
+            return
+        groups.appendleft(iter(dirty))
+        clock = asyncio.get_running_loop().time
         end = clock() + SLICE_SECONDS
         while groups:
             group = groups.popleft()

@@ -11,8 +11,9 @@ from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection, Phase
+from fastapi_rooms.domain.connection import Outbox as AnyOutbox
 from fastapi_rooms.domain.counters import Counters
-from fastapi_rooms.domain.envelope import EVERYBODY, Target, TargetKind, connection_target, room_target, user_target
+from fastapi_rooms.domain.envelope import EVERYBODY, Target, connection_target, room_target, user_target
 from fastapi_rooms.domain.errors import ConfigurationError, NotConnectedError
 from fastapi_rooms.domain.incoming import Decoder, decoder_for
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
@@ -22,9 +23,9 @@ from fastapi_rooms.engine.fan_out import fan_out
 from fastapi_rooms.engine.flusher import Flusher
 from fastapi_rooms.engine.handshake import accept
 from fastapi_rooms.engine.outbox import ENDED, Outbox
-from fastapi_rooms.engine.reader import Reader
+from fastapi_rooms.engine.reader import Reader, TakeOvers
 from fastapi_rooms.engine.received import Received
-from fastapi_rooms.engine.references import SCOPE_KEY, Excluded, Reference, connection_of, ids
+from fastapi_rooms.engine.references import NOBODY, SCOPE_KEY, Excluded, Reference, connection_of, ids
 from fastapi_rooms.engine.wires import choose_wire
 from fastapi_rooms.tasks import end_tasks
 
@@ -58,8 +59,11 @@ class ConnectionManager:
         self.settings = settings if settings is not None else RoomsSettings()
         self._counters = Counters()
         self._registry = Registry()
-        self._opening: dict[Connection, asyncio.Future[None]] = {}  # registered, but the handshake is being answered
+        # Registered, but the handshake is being answered. The event, if somebody waits for that, is set afterwards.
+        self._opening: dict[Connection, asyncio.Event | None] = {}
+        self._on_outbox_end = self._on_end  # one bound method for all outboxes
         self._flusher = Flusher(self.settings.send_timeout, self._on_stall)
+        self._take_overs = TakeOvers()
         self._reading: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -132,8 +136,8 @@ class ConnectionManager:
             connection.metadata.update(metadata or {})
             await self._open(connection, room, lambda: accept(websocket, subprotocol, headers))
             return connection
-        if (opening := self._opening.get(connection)) is not None:
-            await asyncio.shield(opening)
+        if connection in self._opening:
+            await self._wait_until_opened(connection)
         if connection._phase is not Phase.OPEN:
             raise NotConnectedError("this WebSocket has ended: a client that comes again is a new WebSocket")
         if room is not None:
@@ -186,7 +190,7 @@ class ConnectionManager:
         if isinstance(websocket, str):
             return await self._send(connection_target(websocket), encoded) == 1
         connection = self._find(websocket)
-        return connection is not None and await self._send_here((connection,), encoded) == 1
+        return connection is not None and await self._send_here((connection._outbox,), encoded) == 1
 
     async def send_to_user(self, user_id: str, message: Any, message_type: MessageType | str | None = None) -> int:
         """Send to all connections of a user.
@@ -241,7 +245,7 @@ class ConnectionManager:
             return
         connection = self._find(target)
         if connection is not None:
-            await self._send_here((connection,), close)
+            await self._send_here((connection._outbox,), close)
 
     async def close_user(self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> int:
         """Close all connections of a user; return how many. See `close`."""
@@ -279,7 +283,9 @@ class ConnectionManager:
         """Return the reader of a connection, made at the first call. Once it reads, nobody else may receive."""
         reader: Reader | None = connection._reader
         if reader is None:
-            reader = connection._reader = Reader(connection, self, self.settings, self._counters, self._reading)
+            reader = connection._reader = Reader(
+                connection, self, self.settings, self._counters, self._take_overs, self._reading
+            )
             if connection not in self._registry:
                 reader.end()
         return reader
@@ -298,7 +304,7 @@ class ConnectionManager:
 
         Returns when all outboxes are written and closed, or after `send_timeout`; then the rest is aborted.
         """
-        await self._send_here(self._registry.all(), Close(CloseCode.SERVICE_RESTART))
+        await self._send_here(self._registry.outboxes(EVERYBODY), Close(CloseCode.SERVICE_RESTART))
         await self._flusher.settle(self.settings.send_timeout)
         await end_tasks(self._reading)
 
@@ -308,9 +314,9 @@ class ConnectionManager:
         self, connection: Connection, room: str | None, answer_handshake: Callable[[], Awaitable[None]]
     ) -> None:
         """Register first, then answer the handshake, so that nothing is missed in between; undone on error."""
-        outbox = Outbox(connection, self.settings, self._counters, self._flusher, self._on_end)
+        outbox = Outbox(connection, self.settings, self._counters, self._flusher, self._on_outbox_end)
         connection._owner, connection._outbox, connection._phase = self, outbox, Phase.OPENING
-        self._opening[connection] = asyncio.get_running_loop().create_future()
+        self._opening[connection] = None
         self._flusher.watch(outbox)
         self._registry.add(connection)
         targets = [] if connection.user_id is None else [user_target(connection.user_id)]
@@ -331,11 +337,16 @@ class ConnectionManager:
 
     def _opened(self, connection: Connection) -> bool:
         """End the opening of a connection; False if that has happened, since it was closed meanwhile."""
-        opening = self._opening.pop(connection, None)
-        if opening is None:
+        if connection not in self._opening:
             return False
-        opening.set_result(None)
+        opened = self._opening.pop(connection)
+        if opened is not None:
+            opened.set()
         return True
+
+    async def _wait_until_opened(self, connection: Connection) -> None:
+        opened = self._opening[connection] = self._opening[connection] or asyncio.Event()
+        await opened.wait()
 
     def _end(self, connection: Connection, phase: Phase, close: Close | None) -> None:
         """Take a connection out of everything; a close frame follows what was sent, if there is to be one."""
@@ -393,50 +404,44 @@ class ConnectionManager:
             return list(connections)
         return [connection for connection in connections if connection not in self._opening]
 
-    async def _send(self, target: Target, content: Message | Close, excluded: frozenset[str] = frozenset()) -> int:
+    async def _send(self, target: Target, content: Message | Close, excluded: frozenset[str] = NOBODY) -> int:
         """Send to a target, wherever it is; return how many connections of this node it reached. A seam."""
-        return await self._send_here(self._recipients(target), content, excluded)
-
-    async def _send_here(
-        self, connections: Collection[Connection], content: Message | Close, excluded: frozenset[str] = frozenset()
-    ) -> int:
-        """Send to connections of this node."""
-        reached = self._deliver(connections, content, excluded)
+        reached = self._deliver(self._registry.outboxes(target), content, excluded)
         if reached and isinstance(content, Close):
             await asyncio.sleep(0)  # the close frames of those who are not behind go out now
         return reached
 
-    def _recipients(self, target: Target) -> Collection[Connection]:
-        """Return whom a target means on this node: a live view."""
-        match target.kind:
-            case TargetKind.ROOM:
-                return self._registry.members(target.name)
-            case TargetKind.USER:
-                return self._registry.of_user(target.name)
-            case TargetKind.ALL:
-                return self._registry.all()
-            case TargetKind.CONNECTION:  # pragma: no branch - there are no other kinds
-                connection = self._registry.find(target.name)
-                return () if connection is None else (connection,)
+    async def _send_here(self, outboxes: Collection[AnyOutbox], content: Message | Close) -> int:
+        """Send to connections of this node."""
+        reached = self._deliver(outboxes, content, NOBODY)
+        if reached and isinstance(content, Close):
+            await asyncio.sleep(0)  # as in `_send`, which spells this out: it is what a message goes through
+        return reached
 
-    def _deliver(self, connections: Collection[Connection], content: Message | Close, excluded: frozenset[str]) -> int:
-        """Hand a message to connections of this node, or close them; return how many were reached."""
-        if not isinstance(content, Close):
-            return self._fan_out(connections, content, excluded)
-        closed = [connection for connection in connections if connection.connection_id not in excluded]
-        for connection in closed:
-            self._end(connection, Phase.ENDED, content)
-        return len(closed)
+    def _deliver(self, outboxes: Collection[AnyOutbox], content: Message | Close, excluded: frozenset[str]) -> int:
+        """Hand a message to connections of this node, or close them; return how many were reached.
 
-    def _fan_out(self, connections: Collection[Connection], message: Message, excluded: frozenset[str]) -> int:
-        """Offer a message to all; act on the verdicts afterwards, since that changes the registry."""
-        skipped = {found for one in excluded if (found := self._registry.find(one)) is not None} if excluded else ()
-        handed, overflowed = fan_out(connections, message, skipped, self._flusher)
-        for connection in overflowed:
+        The verdicts are acted on afterwards, since that changes the registry.
+        """
+        if isinstance(content, Close):
+            return self._close_all(outboxes, content, excluded)
+        skipped: Collection[AnyOutbox] = ()
+        if excluded:
+            skipped = {found._outbox for one in excluded if (found := self._registry.find(one)) is not None}
+        handed, overflowed = fan_out(outboxes, content, skipped, self._flusher)
+        for outbox in overflowed:
+            connection = outbox.connection
             self._counters.slow_consumers += 1
             logger.info("%r is a slow consumer: closed with 1013", connection)
             self._end(connection, Phase.ENDED, Close(CloseCode.TRY_AGAIN_LATER, "slow consumer"))
         return handed
+
+    def _close_all(self, outboxes: Collection[AnyOutbox], close: Close, excluded: frozenset[str]) -> int:
+        connections: list[Connection] = [outbox.connection for outbox in outboxes]
+        closed = [connection for connection in connections if connection.connection_id not in excluded]
+        for connection in closed:
+            self._end(connection, Phase.ENDED, close)
+        return len(closed)
 
     # What a manager of many nodes does beside that
 

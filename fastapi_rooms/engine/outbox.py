@@ -10,7 +10,7 @@ are shared between outboxes.
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fastapi_rooms.domain.connection import Connection, Verdict
 from fastapi_rooms.domain.counters import Counters
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("fastapi_rooms")
 
-
 LINGER_SECONDS = 1.0
 """How long a peer may take nothing of what the server holds for it when the server has closed the socket."""
+
+_NOTHING: Final[list[Message]] = []  # the queue of all who are not behind: a list each costs memory. Never changed
 
 
 class Outbox:
@@ -55,6 +56,7 @@ class Outbox:
         "connection",
         "is_done",
         "pending",
+        "ready",
     )
 
     def __init__(
@@ -73,7 +75,9 @@ class Outbox:
         self._wire: Wire | None = None  # None until `open`: offers wait for the handshake
         # What was offered in this tick, behind the queue. EMPTY: the flusher need not call; REFUSING: ask `offer`.
         self.pending: Batch = EMPTY
-        self._queue: list[Message] = []  # what could not be written at the end of its tick
+        # The wire, while nothing waits before what is pending and nobody waits for space, so that a flush is one write.
+        self.ready: Wire | None = None
+        self._queue = _NOTHING  # what could not be written at the end of its tick
         self._queued_bytes = 0
         self._close: Close | None = None  # the frame that follows the queue, once `close` was called
         self._sealed = False  # no more offers
@@ -144,6 +148,7 @@ class Outbox:
         if self._space is None:
             self._space = asyncio.Event()
         self._space.clear()
+        self.ready = None
         await self._space.wait()
 
     async def wait_until_done(self) -> None:
@@ -185,18 +190,13 @@ class Outbox:
 
     def flush(self) -> None:
         """Write what can be written now; let a task go on with the rest."""
-        wire, pending = self._wire, self.pending
-        if (
-            wire is None
-            or pending is EMPTY
-            or pending is REFUSING
-            or self._queue
-            or self._is_writing
-            or pending.size > wire.batch_bytes
-        ):
+        wire, pending = self.ready, self.pending
+        if wire is None or pending.size > wire.batch_bytes:
             self._flush_behind()
             return
         # Nearly always: nothing waited before, and the peer takes it.
+        if pending is EMPTY:
+            return
         try:
             is_written = wire.write_now(pending)
         except Exception as error:  # noqa: BLE001 - whatever a transport raises: it must not stop the other outboxes
@@ -205,8 +205,6 @@ class Outbox:
             return
         if is_written:
             self.pending = EMPTY
-            if self._space is not None:
-                self._space.set()
         else:
             self._flush_behind()
 
@@ -221,6 +219,7 @@ class Outbox:
         elif wire.is_gone() or not self._write_now(wire):
             self._lose_peer()
         elif self._queue or self._close:
+            self.ready = None
             self._allowed_messages, self._allowed_bytes = len(self._queue), self._queued_bytes
             self._set_over(is_over=False)
             self._is_writing = True
@@ -230,12 +229,17 @@ class Outbox:
             self._announce_space()
             if self._sealed:
                 self._end()
+            else:
+                self.ready = wire
 
     def _absorb(self) -> None:
         """Let what was offered in this tick join the queue."""
         pending = self.pending
         if pending is not EMPTY and pending is not REFUSING:
-            self._queue += pending.messages()
+            if self._queue:
+                self._queue += pending.messages()
+            else:
+                self._queue = pending.messages()
             self._queued_bytes += pending.size
             self.pending = EMPTY
 
@@ -317,6 +321,7 @@ class Outbox:
     def _seal(self, close: Close | None) -> None:
         self._absorb()
         self._sealed = True
+        self.ready = None
         self._close = close
         self.pending = REFUSING
 
@@ -328,7 +333,7 @@ class Outbox:
     def _drop_queue(self) -> None:
         self._counters.lost_messages += len(self._queue) + self._in_flight
         self._in_flight = 0
-        self._queue = []
+        self._queue = _NOTHING
         self._queued_bytes = 0
 
     def _announce_space(self) -> None:
@@ -380,6 +385,7 @@ class _Ended:
     """What a connection has in place of an outbox that is done, so that the outbox can be freed."""
 
     pending = REFUSING
+    connection: Connection  # never asked for: who has ended is in no registry
 
     def offer(self, message: Message) -> Verdict:  # noqa: ARG002
         return Verdict.GONE

@@ -9,8 +9,11 @@ not come back within the tick in which it got a message, a task takes over and r
 
 import asyncio
 import logging
-from collections.abc import Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextvars import Context
 from typing import Any
+
+from starlette.websockets import WebSocketState
 
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection, Owner
@@ -19,6 +22,29 @@ from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.inbox import Inbox, Payload
 
 logger = logging.getLogger("fastapi_rooms")
+
+
+class TakeOvers:
+    """The readers whose handlers got a message in this tick: those still busy at its end get a task that reads on."""
+
+    def __init__(self) -> None:
+        self._context = Context()  # an empty one: a reader outlives the message that happened to come first
+        self._readers: list[Reader] = []
+        self._loop: asyncio.AbstractEventLoop | None = None  # where the end-of-tick call is due; None: not due
+
+    def add(self, reader: "Reader") -> None:
+        """Look at a reader at the end of this tick."""
+        self._readers.append(reader)
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            loop.call_soon(self._take_over, context=self._context)
+
+    def _take_over(self) -> None:
+        self._loop = None
+        readers, self._readers = self._readers, []
+        for reader in readers:
+            reader.start()
 
 
 class Reader:
@@ -30,7 +56,7 @@ class Reader:
         "_on_end",
         "_owner",
         "_settings",
-        "_take_over_is_due",
+        "_take_overs",
         "_tasks",
         "inbox",
         "is_awaited",
@@ -44,11 +70,12 @@ class Reader:
         owner: Owner,
         settings: RoomsSettings,
         counters: Counters,
+        take_overs: "TakeOvers",
         tasks: set[asyncio.Task[None]],
     ) -> None:
         self.inbox = Inbox(settings)
         self.is_awaited = False  # somebody waits for the next message; written by `Received`
-        self.is_inline = False  # that somebody is in `read_inline`
+        self.is_inline = False  # that somebody receives by itself; written by `Received`
         self.task: asyncio.Task[None] | None = None  # set by `start`; None: whoever waits reads inline
         self._connection = connection
         self._owner = owner
@@ -56,7 +83,7 @@ class Reader:
         self._counters = counters
         self._tasks = tasks  # the manager's, which ends what is left
         self._on_end: Callable[[], object] | None = None  # set by `call_at_end`
-        self._take_over_is_due = False  # `_take_over` runs at the end of this tick
+        self._take_overs = take_overs
 
     def start(self) -> None:
         """Read in a task from now on, unless a task or a waiting handler reads already, or nothing will come."""
@@ -80,35 +107,43 @@ class Reader:
         if self.task is not None and self.task is not asyncio.current_task():
             self.task.cancel()
 
-    async def read_inline(self) -> Payload | None:
-        """Receive the next payload in the task of the handler that waits for it; None when the client is gone."""
-        self.is_inline = True
-        try:
-            payload = _payload(await self._connection.websocket.receive())
-        except Exception as error:  # noqa: BLE001 - whatever a server raises
-            await self._fail(error)
-            payload = None
-        finally:
-            self.is_inline = False
-        if payload is None or self.inbox.has_ended or await self._admit(payload) is None:
-            self._leave()
+    def receive(self) -> Awaitable[MutableMapping[str, Any]]:
+        """Receive the next ASGI event: of Starlette's `receive`, just what is left once a socket is accepted.
+
+        Its frame would cost time in every message, and memory in every connection that waits.
+        """
+        return self._connection.websocket._receive()
+
+    def take(self, event: MutableMapping[str, Any]) -> Payload | None:
+        """Return what an event brings to the handler that received it by itself; None: `give_up`.
+
+        From the end of this tick on, a task reads in its place if it has not come back.
+        """
+        payload = _payload(event)
+        if payload is None or self.inbox.has_ended or _size(payload) > self._settings.max_message_bytes:
             return None
-        if not self._take_over_is_due:
-            self._take_over_is_due = True
-            asyncio.get_running_loop().call_soon(self._take_over)
+        self._take_overs.add(self)
         return payload
 
-    def _take_over(self) -> None:
-        self._take_over_is_due = False
-        self.start()
+    async def give_up(self, event: MutableMapping[str, Any]) -> None:
+        """End after an event that brought nothing: the client is gone, was closed meanwhile, or sent too much."""
+        if not self.inbox.has_ended and _payload(event) is not None:
+            await self._refuse()
+        self._leave(event)
+
+    async def fail(self, error: Exception) -> None:
+        """End because the server failed."""
+        await self._fail(error)
+        self._leave(None)
 
     async def _read(self) -> None:
-        receive = self._connection.websocket.receive
+        event = None
         try:
-            # Each frame of a coroutine that waits costs memory in every connection: `receive` is called right here.
-            while (payload := _payload(await receive())) is not None:
-                size = await self._admit(payload)
-                if size is None:
+            # Each frame of a coroutine that waits costs memory in every connection: it is received right here.
+            while (payload := _payload(event := await self.receive())) is not None:
+                size = _size(payload)
+                if size > self._settings.max_message_bytes:
+                    await self._refuse()
                     return
                 self.inbox.put(payload, size)
                 if self.inbox.is_full and not await self._wait_for_space():
@@ -116,18 +151,13 @@ class Reader:
         except Exception as error:  # noqa: BLE001 - whatever a server raises
             await self._fail(error)
         finally:
-            self._leave()
+            self._leave(event)
             self.task = None  # a cancelled task keeps its frames, and so this reader and its connection
 
-    async def _admit(self, payload: Payload) -> int | None:
-        """Return the size of a payload in bytes; None if it is too large, which closes the connection."""
-        size = _size(payload)
-        limit = self._settings.max_message_bytes
-        if size <= limit:
-            return size
+    async def _refuse(self) -> None:
         self._counters.oversized_messages += 1
+        limit = self._settings.max_message_bytes
         await self._owner.close(self._connection, CloseCode.TOO_BIG, f"a message may have {limit} bytes")
-        return None
 
     async def _wait_for_space(self) -> bool:
         try:
@@ -144,7 +174,9 @@ class Reader:
         logger.error("the reader of %r failed: closed with 1011", self._connection, exc_info=error)
         await self._owner.close(self._connection, CloseCode.INTERNAL_ERROR)
 
-    def _leave(self) -> None:
+    def _leave(self, event: MutableMapping[str, Any] | None) -> None:
+        if event is not None and event["type"] == "websocket.disconnect":
+            self._connection.websocket.client_state = WebSocketState.DISCONNECTED  # as Starlette's `receive` does
         self._end(discard=False)
         self._owner.disconnect(self._connection)
 

@@ -39,9 +39,21 @@ class Received(AsyncIterator[Any]):
         try:
             while True:
                 # Spelt out here: each frame of a coroutine that waits costs memory in every connection.
-                payload = (
-                    await reader.inbox.get() if reader.task or reader.inbox.has_ended else await reader.read_inline()
-                )
+                if reader.task is not None or reader.inbox.has_ended:
+                    payload = await reader.inbox.get()
+                else:
+                    payload = None
+                    reader.is_inline = True
+                    try:
+                        event = await reader.receive()
+                    except Exception as error:  # noqa: BLE001 - whatever a server raises
+                        reader.is_inline = False
+                        await reader.fail(error)
+                    else:
+                        reader.is_inline = False
+                        payload = reader.take(event)
+                        if payload is None:
+                            await reader.give_up(event)
                 if payload is None:
                     break
                 try:
@@ -53,7 +65,7 @@ class Received(AsyncIterator[Any]):
                 self._invalid_in_a_row = 0
                 return value
         finally:
-            reader.is_awaited = False
+            reader.is_awaited = reader.is_inline = False
         raise StopAsyncIteration
 
     async def _answer(self, payload: Payload, error: InvalidMessageError) -> bool:

@@ -1,6 +1,7 @@
 """Whom an app means: a connection, its WebSocket or its id."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from starlette.websockets import WebSocket
 
@@ -12,6 +13,9 @@ Reference = WebSocket | Connection | str
 
 Excluded = Reference | Iterable[Reference]
 """Who is left out: one or many."""
+
+NOBODY: Final[frozenset[str]] = frozenset()
+"""Nobody is left out."""
 
 SCOPE_KEY = "fastapi_rooms.connection"
 """Where the Connection of a WebSocket lies in its ASGI scope; None once it was forgotten."""
@@ -34,7 +38,7 @@ def connection_of(websocket: WebSocket) -> Connection:
 def ids(excluded: Excluded) -> frozenset[str]:
     """Return the connection ids of one or many targets."""
     if not excluded:
-        return frozenset()
+        return NOBODY
     if isinstance(excluded, WebSocket | str | Connection):  # a WebSocket is a mapping, and so an iterable of its own
         excluded = (excluded,)
     return frozenset(found for one in excluded if (found := _id(one)) is not None)

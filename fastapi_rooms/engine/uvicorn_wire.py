@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.engine.batch import Batch
-from fastapi_rooms.engine.wire import Progress, Transport, buffer_size
+from fastapi_rooms.engine.wire import Progress, Transport, buffer_size, kernel_tells
 
 MODULE = "uvicorn.protocols.websockets.websockets_sansio_impl"
 NAME = "WebSocketsSansIOProtocol"
@@ -54,8 +54,8 @@ class UvicornWire:
         self._websocket = websocket
         self._protocol = protocol
         self._transport = protocol.transport
-        self._progress = Progress(protocol.transport)
-        self._written = 0  # bytes passed on
+        self._progress: Progress | None = None  # made when somebody asks: few connections are ever behind
+        self._written: int | None = None if kernel_tells(protocol.transport) else 0  # bytes passed on, where it matters
 
     def is_gone(self) -> bool:
         """Return whether either side has ended the socket, be it behind our back."""
@@ -67,16 +67,19 @@ class UvicornWire:
         return self._protocol.writable.is_set()
 
     def write_now(self, batch: Batch) -> bool:
-        """Write all frames with one call; False if the transport's buffer is above its mark."""
+        """Write all frames with one call; False if the transport's buffer is above its mark.
+
+        Most of what this costs is the memory that it touches, of thousands of connections in turn. So the mark is
+        looked at only where the buffer holds anything, and nothing is counted.
+        """
         transport, protocol = self._transport, self._protocol
         if transport.is_closing() or protocol.close_sent:
             raise ConnectionResetError("the socket has ended")
-        if not protocol.writable.is_set():
+        if transport.get_write_buffer_size() and not protocol.writable.is_set():
             return False
         transport.write(batch.frames())
-        if transport.is_closing():
-            raise ConnectionResetError("the peer went")
-        self._written += batch.size
+        if self._written is not None:
+            self._written += batch.size
         return True
 
     async def write(self, batch: Batch) -> None:
@@ -98,8 +101,10 @@ class UvicornWire:
         return buffer_size(self._transport)
 
     def taken(self) -> int:
-        """Return what the peer's kernel has taken."""
-        return self._progress.taken(self._written)
+        """Return what the peer's kernel has taken, or else what this one has."""
+        if self._progress is None:
+            self._progress = Progress(self._transport)
+        return self._progress.taken(self._written or 0)
 
     def is_closing(self) -> bool:
         """Return whether uvicorn has closed the transport."""

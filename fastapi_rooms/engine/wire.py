@@ -5,6 +5,7 @@
 
 import socket
 import struct
+import sys
 from typing import Any, Protocol
 
 from starlette.websockets import WebSocket, WebSocketState
@@ -58,6 +59,14 @@ def acknowledged(transport: Any) -> int | None:
     except (AttributeError, OSError, struct.error):
         return None
     return int(acked)
+
+
+def kernel_tells(transport: Any) -> bool:
+    """Return whether `acknowledged` will have an answer, without the price of asking: it is TCP on Linux."""
+    try:
+        return sys.platform == "linux" and isinstance(transport.get_extra_info("sockname"), tuple)
+    except AttributeError:
+        return False
 
 
 class Progress:

@@ -30,21 +30,30 @@ class Handler:
         self._function = function
         self._message_parameter = message_parameter
         self._decoder = Decoder(message_type)  # built once, not per connection
-        self._is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        self._is_plain = inspect.iscoroutinefunction(function)
+        self._is_async = self._is_plain or inspect.isasyncgenfunction(function)
 
     async def run(self, connection: Connection, manager: ConnectionManager, values: dict[str, Any]) -> None:
         """Serve a connection until the client is gone or the handler returns or raises."""
-        if self._message_parameter is None:
+        name = self._message_parameter
+        if name is None:
             manager.reader(connection).start()
             await self._call(connection, manager, values)
             return
         async for message in manager.messages(connection, self._decoder):
+            values[name] = message
             try:
-                await self._call(connection, manager, {**values, self._message_parameter: message})
+                if self._is_plain:  # nearly always: `_call`, spelt out
+                    result = await self._function(**values)
+                    if result is not None:
+                        await connection.send(result)
+                else:
+                    await self._call(connection, manager, values)
             except BackendUnavailable as error:
                 # Members on this node were served, and the client may try again: no reason to close.
                 logger.info("%r was told that other nodes are out of reach: %s", connection, error)
                 await connection.send(error_message("unavailable"))
+            values[name] = message = result = None  # a connection that waits keeps no message # noqa: PLW2901
 
     async def _call(self, connection: Connection, manager: ConnectionManager, values: dict[str, Any]) -> None:
         if self._is_async:

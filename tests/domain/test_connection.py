@@ -69,6 +69,7 @@ def test_connections_are_hashable_by_identity(connection):
 
 
 def test_the_rooms_can_be_read_but_not_written(connection):
+    connection._outbox = object()
     registry = Registry()
     registry.add(connection)
     registry.join(connection, "a")
@@ -87,6 +88,7 @@ def test_a_connection_is_open_in_one_phase_only(connection, phase):
 
 
 def test_the_repr_shows_identity_and_counts_but_no_metadata(connection):
+    connection._outbox = object()
     registry = Registry()
     connection.metadata["token"] = "hunter2"
     assert repr(connection) == f"<Connection {connection.connection_id} new rooms=0>"

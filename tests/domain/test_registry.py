@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from fastapi_rooms.domain.connection import Connection
+from fastapi_rooms.domain.envelope import EVERYBODY, connection_target, room_target, user_target
 from fastapi_rooms.domain.registry import Joined, Left, Registry
 
 ROOMS = st.sampled_from(["a", "b", "c"])
@@ -32,6 +33,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def add(self, user):
         connection = Connection(None)
         connection._user_id = user
+        connection._outbox = object()
         assert self.registry.add(connection) is (user is not None and not self.devices(user))
         self.here.append(connection)
         return connection
@@ -76,8 +78,14 @@ class RegistryMachine(RuleBasedStateMachine):
         assert set(registry.rooms()) == {name for name, _ in self.memberships}
         for room in ("a", "b", "c"):
             assert list(registry.members(room)) == self.members(room)
+            assert list(registry.outboxes(room_target(room))) == [one._outbox for one in self.members(room)]
         for user in ("ann", "bob"):
             assert list(registry.of_user(user)) == self.devices(user)
+            assert list(registry.outboxes(user_target(user))) == [one._outbox for one in self.devices(user)]
+        assert list(registry.outboxes(EVERYBODY)) == [one._outbox for one in self.here]
+        for connection in (*self.here, *self.ended):
+            outboxes = [connection._outbox] if connection in self.here else []
+            assert list(registry.outboxes(connection_target(connection.connection_id))) == outboxes
 
     @invariant()
     def every_connection_knows_its_rooms(self):
@@ -106,6 +114,7 @@ TestRegistryMachine = RegistryMachine.TestCase
 def connected(registry, user=None, *rooms):
     connection = Connection(None)
     connection._user_id = user
+    connection._outbox = object()
     registry.add(connection)
     for room in rooms:
         registry.join(connection, room)

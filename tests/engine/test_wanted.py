@@ -52,7 +52,7 @@ class JudgingBackend(ScriptedBackend):
         return {EVERYBODY, *map(room_target, registry.rooms()), *map(user_target, users)}
 
     def _is_needed(self, target):
-        return target.kind is TargetKind.ALL or bool(self.manager._recipients(target))
+        return target.kind is TargetKind.ALL or bool(self.manager._registry.outboxes(target))
 
 
 class Wanted(RuleBasedStateMachine):
