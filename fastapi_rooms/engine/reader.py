@@ -53,12 +53,13 @@ class Reader:
     __slots__ = (
         "_connection",
         "_counters",
+        "_inbox",
         "_on_end",
         "_owner",
         "_settings",
         "_take_overs",
         "_tasks",
-        "inbox",
+        "has_ended",
         "is_awaited",
         "is_inline",
         "task",
@@ -73,7 +74,7 @@ class Reader:
         take_overs: "TakeOvers",
         tasks: set[asyncio.Task[None]],
     ) -> None:
-        self.inbox = Inbox(settings)
+        self.has_ended = False  # nothing more will come
         self.is_awaited = False  # somebody waits for the next message; written by `Received`
         self.is_inline = False  # that somebody receives by itself; written by `Received`
         self.task: asyncio.Task[None] | None = None  # set by `start`; None: whoever waits reads inline
@@ -84,10 +85,20 @@ class Reader:
         self._tasks = tasks  # the manager's, which ends what is left
         self._on_end: Callable[[], object] | None = None  # set by `call_at_end`
         self._take_overs = take_overs
+        self._inbox: Inbox | None = None  # made when a task reads: who reads inline has nothing that waits
+
+    @property
+    def inbox(self) -> Inbox:
+        """What was read and not taken yet."""
+        if self._inbox is None:
+            self._inbox = Inbox(self._settings)
+            if self.has_ended:
+                self._inbox.end()
+        return self._inbox
 
     def start(self) -> None:
         """Read in a task from now on, unless a task or a waiting handler reads already, or nothing will come."""
-        if self.task is None and not self.is_inline and not self.inbox.has_ended:
+        if self.task is None and not self.is_inline and not self.has_ended:
             self.task = asyncio.get_running_loop().create_task(self._read(), name="fastapi_rooms reader")
             self._tasks.add(self.task)
             self.task.add_done_callback(self._tasks.discard)
@@ -95,7 +106,7 @@ class Reader:
     def call_at_end(self, callback: Callable[[], object] | None) -> None:
         """Call back when the client is gone or was closed, at once if that has happened; None: nobody."""
         self._on_end = callback
-        if callback is not None and self.inbox.has_ended:
+        if callback is not None and self.has_ended:
             callback()
 
     def end(self) -> None:
@@ -120,14 +131,14 @@ class Reader:
         From the end of this tick on, a task reads in its place if it has not come back.
         """
         payload = _payload(event)
-        if payload is None or self.inbox.has_ended or _size(payload) > self._settings.max_message_bytes:
+        if payload is None or self.has_ended or _size(payload) > self._settings.max_message_bytes:
             return None
         self._take_overs.add(self)
         return payload
 
     async def give_up(self, event: MutableMapping[str, Any]) -> None:
         """End after an event that brought nothing: the client is gone, was closed meanwhile, or sent too much."""
-        if not self.inbox.has_ended and _payload(event) is not None:
+        if not self.has_ended and _payload(event) is not None:
             await self._refuse()
         self._leave(event)
 
@@ -137,16 +148,22 @@ class Reader:
         self._leave(None)
 
     async def _read(self) -> None:
-        event = None
+        inbox = self.inbox
+        event: MutableMapping[str, Any] | None = None
         try:
-            # Each frame of a coroutine that waits costs memory in every connection: it is received right here.
-            while (payload := _payload(event := await self.receive())) is not None:
+            while True:
+                # Each frame of a coroutine that waits costs memory in every connection: it is received right here.
+                event = await self.receive()
+                payload = _payload(event)
+                if payload is None:
+                    return
                 size = _size(payload)
                 if size > self._settings.max_message_bytes:
                     await self._refuse()
                     return
-                self.inbox.put(payload, size)
-                if self.inbox.is_full and not await self._wait_for_space():
+                inbox.put(payload, size)
+                event = payload = None  # a connection that waits keeps no message
+                if inbox.is_full and not await self._wait_for_space():
                     return
         except Exception as error:  # noqa: BLE001 - whatever a server raises
             await self._fail(error)
@@ -181,9 +198,11 @@ class Reader:
         self._owner.disconnect(self._connection)
 
     def _end(self, *, discard: bool) -> None:
-        if self.inbox.has_ended:
+        if self.has_ended:
             return
-        self.inbox.end(discard=discard)
+        self.has_ended = True
+        if self._inbox is not None:
+            self._inbox.end(discard=discard)
         if self._on_end is not None:
             self._on_end()
 

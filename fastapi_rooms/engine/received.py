@@ -39,7 +39,7 @@ class Received(AsyncIterator[Any]):
         try:
             while True:
                 # Spelt out here: each frame of a coroutine that waits costs memory in every connection.
-                if reader.task is not None or reader.inbox.has_ended:
+                if reader.task is not None or reader.has_ended:
                     payload = await reader.inbox.get()
                 else:
                     payload = None

@@ -6,7 +6,7 @@ and it does so before accept, where an `HTTPException` can still reach the clien
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from string import Formatter
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 from uuid import UUID
@@ -99,23 +99,20 @@ def ws_route(
         socket = next(
             (p.name for p in parameters if inspect.isclass(p.annotation) and issubclass(p.annotation, WebSocket)), None
         )
-        connecting = list(sourced)
+        # A handler that asks for the manager has it solved already; asking twice costs each connection its time.
+        manager_key = next((p.name for p in parameters if _is_manager(p)), None)
+        connecting = sourced if manager_key is None else [p for p in sourced if p.name != _MANAGER]
         if socket is None:
-            connecting.append(_parameter(_WEBSOCKET, WebSocket))
+            connecting = [*connecting, _parameter(_WEBSOCKET, WebSocket)]
 
-        async def endpoint(**values: Any) -> None:
-            manager: ConnectionManager = values.pop(_MANAGER)
+        def endpoint(**values: Any) -> Coroutine[Any, Any, None]:
+            manager: ConnectionManager = values.pop(_MANAGER) if manager_key is None else values[manager_key]
             websocket: WebSocket = values.pop(_WEBSOCKET) if socket is None else values[socket]
             room_name = template.format_map(websocket.path_params) if template is not None else values.pop(_ROOM, None)
-            user = _checked("user_id", str, values.pop(_USER, None))
-            room_name = _checked("room", str, room_name)
-            try:
-                connection = await manager.connect(
-                    websocket, room_name, user, _checked("metadata", Mapping, values.pop(_METADATA, None))
-                )
-            except OSError:
-                return  # the client went during the handshake
-            await serve(websocket, manager, connection, handler, values)
+            user_id = _checked("user_id", str, values.pop(_USER, None))
+            metadata = _checked("metadata", Mapping, values.pop(_METADATA, None))
+            identity = _checked("room", str, room_name), user_id, metadata
+            return serve(websocket, manager, identity, handler, values)
 
         endpoint.__signature__ = inspect.Signature([*connecting, *parameters])  # type: ignore[attr-defined]
         endpoint.__name__ = getattr(function, "__name__", "handler")
@@ -124,6 +121,12 @@ def ws_route(
         return function
 
     return register
+
+
+def _is_manager(parameter: inspect.Parameter) -> bool:
+    """Return whether FastAPI fills a parameter with the manager."""
+    marks = [*get_args(parameter.annotation)[1:], parameter.default]
+    return any(isinstance(mark, params.Depends) and mark.dependency is get_manager for mark in marks)
 
 
 def _depends(label: str, source: Source) -> params.Depends:

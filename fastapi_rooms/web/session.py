@@ -1,39 +1,49 @@
 """One client from accept to the end: run the handler, close, clean up once."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from fastapi_rooms.domain.close_codes import CloseCode
-from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.web.attendance import Attendance
 from fastapi_rooms.web.endings import close, end_with_error, end_without_error
 from fastapi_rooms.web.handlers import Handler
 
 
 async def serve(
-    websocket: WebSocket, manager: ConnectionManager, connection: Connection, handler: Handler, values: dict[str, Any]
+    websocket: WebSocket,
+    manager: ConnectionManager,
+    identity: tuple[str | None, str | None, Mapping[str, Any] | None],
+    handler: Handler,
+    values: dict[str, Any],
 ) -> None:
-    """Serve a client that was accepted. One frame on purpose: each that waits costs memory in every connection."""
-    loop = asyncio.get_running_loop()
-    reader = manager.reader(connection)
-    attendance = asyncio.timeout(None)
+    """Accept a client and serve it. One frame on purpose: each that waits costs memory in every connection.
 
-    def on_end() -> None:
-        # Nothing of a handler runs while its next message is read inline; a busy one may go on for the grace time.
-        attendance.reschedule(loop.time() + (0 if reader.is_inline else manager.settings.disconnect_grace))
-
+    Args:
+        websocket: The client.
+        manager: Who is to hold it.
+        identity: Its room, its user and its metadata.
+        handler: Who serves it.
+        values: What the handler is called with.
+    """
+    try:
+        connection = await manager.connect(websocket, *identity)
+    except OSError:
+        return  # the client went during the handshake
+    del identity  # not kept for as long as the connection lives, as all that has a name here is
+    attendance = Attendance(manager.reader(connection), manager.settings.disconnect_grace)
+    is_absent = False
     try:
         try:
-            async with attendance:
-                reader.call_at_end(on_end)
-                try:
-                    await handler.run(connection, manager, values)
-                finally:
-                    reader.call_at_end(None)
-        except TimeoutError:
-            if not attendance.expired():
+            try:
+                await handler.run(connection, manager, values)
+            finally:
+                is_absent = attendance.leave()
+        except asyncio.CancelledError:
+            if not is_absent:
                 raise
         except WebSocketDisconnect:
             pass  # the handler used the WebSocket itself and learned from it that the client is gone

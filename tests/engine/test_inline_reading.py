@@ -66,7 +66,7 @@ async def test_for_a_busy_handler_a_task_reads_on_and_the_order_is_kept(manager)
     reader = manager.reader(connection)
     assert reader.task is not None
     peer.go()
-    await until(lambda: reader.inbox.has_ended)
+    await until(lambda: reader.has_ended)
     assert not connection.is_open, "the end is seen while the handler is busy"
     seen += [number async for number in messages]
     assert seen == [0, 1, 2, 3, 4]
