@@ -10,6 +10,7 @@ from fastapi_rooms.domain.errors import ConfigurationError
 
 Count = Annotated[int, Field(gt=0)]
 Bytes = Annotated[int, Field(gt=0)]
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 ENV_PREFIX = "ROOMS_"
@@ -27,7 +28,7 @@ class Overflow(StrEnum):
 
 
 class RoomsSettings(BaseModel):
-    """Limits and policies of one node. Frozen; sizes are in bytes, times in seconds."""
+    """Limits and policies of one node. Frozen; sizes are in bytes, times in seconds but for `flush_interval`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -67,6 +68,12 @@ class RoomsSettings(BaseModel):
     `probe_interval` and `publish_timeout` together."""
     max_envelope_bytes: Bytes = 16 * 1024 * 1024
     """The largest message that goes to other nodes, with its header. Redis cuts a subscriber off at 32 MB."""
+    flush_interval: Milliseconds = 0
+    """For how many milliseconds messages may be gathered, so that they leave each connection in one write. 0: until the
+    end of the loop tick. In busy rooms this saves CPU, and each message is up to this much later."""
+    compress_min_bytes: Count | None = None
+    """From which size on a message is compressed for each client that negotiated it. Saves bandwidth, and costs CPU for
+    each member. None: never, so that one ready-made frame serves all. With the `asgi` wire the server decides."""
     wire: Literal["auto", "asgi"] = "auto"
     """`auto` writes ready-made frames to uvicorn's transport where it is found and known; `asgi` never does."""
 

@@ -15,15 +15,17 @@ class Batch:
 
     Attributes:
         size: The bytes of all payloads.
+        largest: The bytes of the largest.
     """
 
-    __slots__ = ("_before", "_count", "_frames", "_message", "size")
+    __slots__ = ("_before", "_count", "_frames", "_message", "largest", "size")
 
     def __init__(self, before: "Batch | None" = None, message: Message | None = None) -> None:
         self._before = before  # None: this is an empty one
         self._message = message
         self._count: int = 0 if before is None else before._count + 1
         self.size: int = 0 if before is None or message is None else before.size + message.size
+        self.largest: int = 0 if before is None or message is None else max(before.largest, message.size)
         self._frames: bytes | None = None  # built by the first `frames()`
 
     @classmethod

@@ -62,7 +62,7 @@ class ConnectionManager:
         # Registered, but the handshake is being answered. The event, if somebody waits for that, is set afterwards.
         self._opening: dict[Connection, asyncio.Event | None] = {}
         self._on_outbox_end = self._on_end  # one bound method for all outboxes
-        self._flusher = Flusher(self.settings.send_timeout, self._on_stall)
+        self._flusher = Flusher(self.settings.send_timeout, self._on_stall, self.settings.flush_interval / 1000)
         self._take_overs = TakeOvers()
         self._reading: set[asyncio.Task[None]] = set()
 
@@ -333,7 +333,7 @@ class ConnectionManager:
         if self._opened(connection):
             connection._phase = Phase.OPEN
             connection.connected_at = datetime.now(UTC)
-        outbox.open(choose_wire(connection.websocket, self.settings.wire))
+        outbox.open(choose_wire(connection.websocket, self.settings.wire, self.settings.compress_min_bytes))
 
     def _opened(self, connection: Connection) -> bool:
         """End the opening of a connection; False if that has happened, since it was closed meanwhile."""

@@ -84,8 +84,8 @@ class Outbox:
         self._allowed_messages = 0  # of a burst, still queued: not counted against the limits
         self._allowed_bytes = 0
         self._in_flight = 0  # messages that were taken from the queue and passed to a write that has not returned
-        self._is_writing = False  # `_write_rest` is at work, since the wire could not write at once
-        self._task: asyncio.Task[None] | None = None  # the last that ran `_write_rest`; owned by the flusher
+        self._is_writing = False  # `write_rest` is due or at work, since the wire could not write at once
+        self._task: asyncio.Task[object] | None = None  # runs `write_rest`; owned by the writers
         self._space: asyncio.Event | None = None  # made by the first `wait_for_space`; set when the queue is written
         self._done: asyncio.Event | None = None  # made by the first `wait_until_done`; set with `is_done`
         self._taken = 0  # the wire's `taken` when it last moved
@@ -191,7 +191,7 @@ class Outbox:
     def flush(self) -> None:
         """Write what can be written now; let a task go on with the rest."""
         wire, pending = self.ready, self.pending
-        if wire is None or pending.size > wire.batch_bytes:
+        if wire is None:
             self._flush_behind()
             return
         # Nearly always: nothing waited before, and the peer takes it.
@@ -205,12 +205,13 @@ class Outbox:
             return
         if is_written:
             self.pending = EMPTY
-        else:
+        elif wire.is_writable():  # a burst, too large for one write
             self._flush_behind()
+        else:
+            self._begin_to_wait()
 
     def _flush_behind(self) -> None:
-        """Write what can be written of a queue."""
-        self._absorb()
+        """Write what can be written of a queue, and let a task write the rest."""
         wire = self._wire
         if self.is_done:
             return
@@ -218,12 +219,9 @@ class Outbox:
             self._judge()  # a handshake that hangs must not cost more than a peer that is behind
         elif wire.is_gone() or not self._write_now(wire):
             self._lose_peer()
-        elif self._queue or self._close:
-            self.ready = None
-            self._allowed_messages, self._allowed_bytes = len(self._queue), self._queued_bytes
+        elif self._queue or len(self.pending) or self._close:
             self._set_over(is_over=False)
-            self._is_writing = True
-            self._task = self._flusher.start(self._write_rest(wire))
+            self._begin_to_wait()
         else:
             self._set_over(is_over=False)
             self._announce_space()
@@ -231,6 +229,14 @@ class Outbox:
                 self._end()
             else:
                 self.ready = wire
+
+    def _begin_to_wait(self) -> None:
+        """Let a task write what waits, however much a burst it is, and count what comes from now on."""
+        self.ready = None
+        self._allowed_messages = len(self._queue) + len(self.pending)
+        self._allowed_bytes = self._queued_bytes + self.pending.size
+        self._is_writing = True
+        self._flusher.write_later(self)
 
     def _absorb(self) -> None:
         """Let what was offered in this tick join the queue."""
@@ -246,8 +252,8 @@ class Outbox:
     def _write_now(self, wire: Wire) -> bool:
         """Write what the wire takes without waiting; return False if the peer turned out to be gone."""
         try:
-            while self._queue and wire.is_writable():
-                wire.write_now(self._take(wire.batch_bytes))
+            while wire.is_writable() and (batch := self._next_batch(wire.batch_bytes)) is not None:
+                wire.write_now(batch)
                 self._in_flight = 0
         except Exception as error:  # noqa: BLE001 - whatever a transport raises: it must not stop the other outboxes
             self._note(error)
@@ -257,36 +263,60 @@ class Outbox:
     def _note(self, error: Exception) -> None:
         logger.debug("a connection went while it was written to: %r", error)
 
-    async def _write_rest(self, wire: Wire) -> None:
-        """Write the queue as the peer takes it, then the close frame."""
+    async def write_rest(self, task: asyncio.Task[object] | None) -> None:
+        """Write what waits as the peer takes it, then the close frame.
+
+        Args:
+            task: Who runs this. It may have others to write, too; `abort` cancels it.
+        """
+        wire = self._wire
+        if self.is_done or wire is None:
+            return  # aborted before its turn came
+        self._task = task
         try:
-            is_here = await self._write_queue(wire)
-            if is_here and self._close is not None:
+            # In one frame, since on ASGI every message comes through here.
+            while (batch := self._next_batch(wire.batch_bytes)) is not None and not wire.is_gone():
+                if self._queue or self._is_over:
+                    self._allowed_messages = max(0, self._allowed_messages - len(batch))
+                    self._allowed_bytes = max(0, self._allowed_bytes - batch.size)
+                    self._judge()
+                else:
+                    self._allowed_messages = self._allowed_bytes = 0
+                await wire.write(batch)
+                self._in_flight = 0
+            if batch is None and self._close is not None:
                 await wire.close(self._close)
         except Exception as error:  # noqa: BLE001 - whatever a server raises: this socket cannot be written any more
             self._note(error)
             is_here = False
+        else:
+            is_here = batch is None
+        finally:
+            self._task = None
         self._is_writing = False
         if not is_here:
             self._lose_peer()
         elif self._sealed:
             self._end()
+        else:
+            if self._is_over:
+                self._set_over(is_over=False)
+            self._announce_space()
+            self.ready = wire
 
-    async def _write_queue(self, wire: Wire) -> bool:
-        """Write until nothing is queued; return False if the peer went meanwhile."""
-        while self._queue:
-            if wire.is_gone():
-                return False
-            batch = self._take(wire.batch_bytes)
-            self._allowed_messages = max(0, self._allowed_messages - len(batch))
-            self._allowed_bytes = max(0, self._allowed_bytes - batch.size)
-            self._judge()
-            await wire.write(batch)
-            self._in_flight = 0
-            self._absorb()
-        self._set_over(is_over=False)
-        self._announce_space()
-        return True
+    def _next_batch(self, size: int) -> Batch | None:
+        """Take what is to be written next, about `size` bytes and at least one message; None: nothing waits."""
+        pending = self.pending
+        if not self._queue:
+            count = len(pending)
+            if not count:
+                return None
+            if count == 1 or pending.size <= size:
+                self.pending = EMPTY  # what everybody was offered, as it is
+                self._in_flight = count
+                return pending
+        self._absorb()
+        return self._take(size)
 
     def _take(self, size: int) -> Batch:
         """Take messages of about `size` bytes from the queue, at least one."""

@@ -6,7 +6,7 @@
 import socket
 import struct
 import sys
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from starlette.websockets import WebSocket, WebSocketState
 
@@ -32,6 +32,14 @@ class Transport(Protocol):
     def write(self, data: bytes) -> None:
         """Pass bytes to the kernel, or to the buffer if it takes no more."""
         ...
+
+
+_TRANSPORT_METHODS = [name for name in vars(Transport) if not name.startswith("_")]
+
+
+def is_transport(transport: object) -> TypeGuard[Transport]:
+    """Return whether an object has what we use of a transport."""
+    return all(callable(getattr(transport, name, None)) for name in _TRANSPORT_METHODS)
 
 
 _BYTES_ACKED = struct.Struct("=120xQ")  # where Linux's struct tcp_info (linux/tcp.h) has tcpi_bytes_acked
@@ -115,7 +123,7 @@ class Wire(Protocol):
         ...
 
     def write_now(self, batch: Batch) -> bool:
-        """Write without waiting; False if that cannot be: then nothing was written.
+        """Write without waiting; False if that cannot be, or not with one write: then nothing was written.
 
         Raises:
             Exception: The peer is gone, whatever was written.
@@ -166,10 +174,11 @@ class AsgiWire:
 
     def is_gone(self) -> bool:
         """Return whether either side has ended the socket."""
+        websocket, transport = self._websocket, self._transport
         return (
-            self._websocket.application_state is not WebSocketState.CONNECTED
-            or self._websocket.client_state is WebSocketState.DISCONNECTED
-            or self.is_closing()
+            websocket.application_state is not WebSocketState.CONNECTED
+            or websocket.client_state is WebSocketState.DISCONNECTED
+            or (transport is not None and transport.is_closing())
         )
 
     def is_writable(self) -> bool:
@@ -181,10 +190,10 @@ class AsgiWire:
         return False
 
     async def write(self, batch: Batch) -> None:
-        """Send one event per message."""
-        for message in batch:
+        """Send one event per message: of Starlette's `send`, just what is left while a socket is open."""
+        for message in batch.messages():
             # A copy, since the next server or middleware may change the event, and the message is everybody's.
-            await self._websocket.send(message.asgi().copy())
+            await self._websocket._send(message.asgi().copy())
             self._written += message.size
 
     async def close(self, close: Close) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from starlette.websockets import WebSocket
 
 from fastapi_rooms.engine.uvicorn_wire import UvicornWire, is_known_protocol
-from fastapi_rooms.engine.wire import AsgiWire, Transport, Wire
+from fastapi_rooms.engine.wire import AsgiWire, Wire, is_transport
 
 logger = logging.getLogger("fastapi_rooms")
 
@@ -17,15 +17,15 @@ _PEELED = ("starlette._exception_handler", "wrap_app_handling_exceptions.<locals
 _reported: set[str] = set()  # servers whose fallback was logged: one line per process is enough
 
 
-def choose_wire(websocket: WebSocket, policy: Literal["auto", "asgi"]) -> Wire:
+def choose_wire(websocket: WebSocket, policy: Literal["auto", "asgi"], compress_min_bytes: int | None = None) -> Wire:
     """Return the best wire that is safe for this socket. Unknown things fall back to ASGI, never to an error."""
     protocol = getattr(_server_send(websocket), "__self__", None)
     if policy == "auto" and is_known_protocol(protocol):
-        return UvicornWire(websocket, protocol)
+        return UvicornWire(websocket, protocol, compress_min_bytes)
     transport = getattr(protocol, "transport", None)
     if policy == "auto":
         _report_fallback(type(protocol))
-    return AsgiWire(websocket, transport if _is_transport(transport) else None)
+    return AsgiWire(websocket, transport if is_transport(transport) else None)
 
 
 def _server_send(websocket: WebSocket) -> Any:
@@ -35,13 +35,6 @@ def _server_send(websocket: WebSocket) -> Any:
         cells = dict(zip(send.__code__.co_freevars, send.__closure__, strict=True))
         send = cells["send"].cell_contents
     return send
-
-
-def _is_transport(transport: Any) -> bool:
-    return all(callable(getattr(transport, name, None)) for name in _TRANSPORT_METHODS)
-
-
-_TRANSPORT_METHODS = [name for name in vars(Transport) if not name.startswith("_")]
 
 
 def _report_fallback(kind: type) -> None:

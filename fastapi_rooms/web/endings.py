@@ -60,7 +60,7 @@ async def end_with_error(
         await _close_for(websocket, manager, connection, error)
     changed = await _clean_up(websocket, error)
     # What was sent before leaves before anything that an exception handler does to the socket.
-    await asyncio.sleep(0)
+    await asyncio.sleep(manager.settings.flush_interval / 1000)
     await manager.caught_up(connection)
     try:
         if changed is not None and not await _handle(websocket, changed):

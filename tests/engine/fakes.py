@@ -179,7 +179,7 @@ class ImmediateWire(FakeWire):
     def write_now(self, messages: Batch) -> bool:
         if self.gone:
             raise ConnectionResetError("the peer is gone")
-        if self.is_blocked:
+        if self.is_blocked or (messages.size > self.batch_bytes and len(messages) > 1):
             return False
         self.handed += messages
         if self.error is not None:

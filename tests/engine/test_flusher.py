@@ -6,7 +6,8 @@ from contextvars import ContextVar
 import pytest
 
 from fastapi_rooms.domain.messages import Close, encode
-from fastapi_rooms.engine.flusher import MIN_SWEEP_SECONDS, Flusher, end_tasks
+from fastapi_rooms.engine.flusher import MIN_SWEEP_SECONDS, Flusher
+from fastapi_rooms.tasks import end_tasks
 
 from .fakes import WIRES, ClockedLoop, Desk, ImmediateWire, WaitingWire, run_clocked, ticks, until
 
@@ -164,13 +165,14 @@ def test_a_timer_on_a_loop_that_has_ended_does_not_keep_the_next_one_from_lookin
 
 
 async def test_a_task_is_named_and_kept_until_it_ends():
-    made, _ = flusher()
-    go_on = asyncio.Event()
-    task = made.start(go_on.wait())
+    desk, wire = Desk(), WaitingWire()
+    wire.block()
+    desk.outbox(wire).offer(HELLO)
+    await until(lambda: wire.in_flight)
+    [task] = desk.flusher._writers._tasks
     assert task.get_name() == "fastapi_rooms outbox"
-    assert made._tasks == {task}
-    go_on.set()
-    await until(lambda: not made._tasks)
+    wire.unblock()
+    await until(lambda: not desk.flusher._writers._tasks)
 
 
 def test_tasks_of_another_loop_are_left_alone():
@@ -402,7 +404,7 @@ def test_settling_aborts_the_rest_when_the_time_is_up_and_leaves_no_task(wire):
         assert [one.aborts for one in wires] == [1, 1, 1]
         assert len(desk.ended) == 3
         assert asyncio.all_tasks() == {asyncio.current_task()}
-        assert (desk.flusher._watched, desk.flusher._tasks, desk.flusher._timer) == (set(), set(), None)
+        assert (desk.flusher._watched, desk.flusher._writers._tasks, desk.flusher._timer) == (set(), set(), None)
 
     run_clocked(main)
 

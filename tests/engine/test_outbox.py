@@ -248,7 +248,7 @@ class OutboxMachine(RuleBasedStateMachine):
         finally:
             self.loop.run_until_complete(self.desk.flusher.settle(0))
             assert asyncio.all_tasks(self.loop) == set()
-            assert self.desk.flusher._tasks == set()
+            assert self.desk.flusher._writers._tasks == set()
             self.loop.close()
 
     def finish(self):
@@ -775,25 +775,20 @@ async def test_nothing_is_written_after_the_end():
     assert (wire.written, wire.closes, desk.ended) == ([], [BYE], [outbox])
 
 
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="Python 3.12 brings it")
 async def test_a_task_that_runs_at_once_when_it_is_started_writes_as_well():
-    # What `asyncio.eager_task_factory` does from Python 3.12 on.
-    desk, wire = Desk(), WaitingWire()
-
-    def start(writing):
-        finished = asyncio.get_running_loop().create_future()
-        with pytest.raises(StopIteration):
-            writing.send(None)
-        finished.set_result(None)
-        return finished
-
-    desk.flusher.start = start
-    outbox = desk.outbox(wire)
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+    desk, wires = Desk(), [WaitingWire() for _ in range(3)]
+    outboxes = [desk.outbox(wire) for wire in wires]
     for count in (1, 2):
-        outbox.offer(message())
+        for outbox in outboxes:
+            outbox.offer(message())
         await ticks()
-        assert len(wire.written) == count
-    outbox.close(BYE)
-    assert (wire.closes, desk.ended) == ([BYE], [outbox])
+        assert [len(wire.written) for wire in wires] == [count] * 3
+    for outbox in outboxes:
+        outbox.close(BYE)
+    await ticks()
+    assert ([wire.closes for wire in wires], desk.ended) == ([[BYE]] * 3, outboxes)
 
 
 # Waiting

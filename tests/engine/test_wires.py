@@ -292,7 +292,7 @@ async def asgi_wire(peer):
 
 
 async def test_every_message_is_an_event(peer, asgi_wire):
-    await asgi_wire.write([encode("a"), encode(b"\xff")])
+    await asgi_wire.write(Batch.of([encode("a"), encode(b"\xff")]))
     assert peer.events == [{"type": "websocket.send", "text": "a"}, {"type": "websocket.send", "bytes": b"\xff"}]
 
 
@@ -308,7 +308,7 @@ async def test_a_middleware_that_changes_an_event_in_place_changes_it_for_one_re
     for _ in range(3):
         socket = websocket(send)
         await socket.accept()
-        await choose_wire(socket, "auto").write([message])
+        await choose_wire(socket, "auto").write(Batch.of([message]))
     assert received == ["text!"] * 3
 
 
@@ -319,7 +319,7 @@ async def test_it_cannot_write_at_once(asgi_wire):
 
 async def test_it_waits_while_the_server_does(peer, asgi_wire):
     peer.reads.clear()
-    writing = asyncio.create_task(asgi_wire.write([encode("a")]))
+    writing = asyncio.create_task(asgi_wire.write(Batch.of([encode("a")])))
     await ticks()
     assert (writing.done(), asgi_wire.taken()) == (False, 0)
     peer.reads.set()
@@ -349,7 +349,7 @@ async def test_an_asgi_socket_is_gone_when_its_transport_is(peer, asgi_wire):
 
 
 async def test_what_an_asgi_server_holds_is_taken_when_it_shrinks(peer, asgi_wire):
-    await asgi_wire.write([encode("x" * 100)])
+    await asgi_wire.write(Batch.of([encode("x" * 100)]))
     peer.transport.held = 30
     assert (asgi_wire.buffered(), asgi_wire.taken()) == (30, 100)
     peer.transport.held = 10
