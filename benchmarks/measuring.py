@@ -95,6 +95,15 @@ class Turn:
             latencies.add(self.client.rooms[0])
             values.update(latencies.summary())
 
+    def holds(self, rate: float, max_ms: float) -> bool:
+        """Return whether all messages of a rate arrive, and 99 of 100 in time."""
+        self.client.begin(SMALL)
+        published = self.client.open_loop(self.bench.scale.capacity_seconds, rate, self.bench.scale.patience)
+        latencies = Latencies()
+        latencies.add(self.client.rooms[0])
+        everything = published * len(self.client.members)
+        return self.client.tally.deliveries == everything and latencies.summary()["p99_ms"] <= max_ms
+
     @contextmanager
     def measured(self, row: str, size: int) -> Iterator[dict[str, float]]:
         """Note the CPU time and the bytes per delivery of a phase, beside what the caller adds."""

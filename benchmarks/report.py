@@ -41,6 +41,7 @@ def tables(results: Results) -> str:
         "fan_out": _fan_out(results),
         "connections": _connections(results),
         "rates": _rates(results),
+        "capacity": _capacity(results),
         "compression": _compression(results),
         "slow": _slow(results),
         "nodes": _nodes(results),
@@ -147,6 +148,14 @@ def _rates(results: Results) -> str:
             )
             rows.append([f"`{server}`", f"{rate:,}", number(p50), number(p99), f"{cpu:.3g}", f"{arrived:.0%}"])
     return _table(["Server", "Messages/s", "p50, ms", "p99, ms", "µs per delivery", "Delivered"], rows)
+
+
+def _capacity(results: Results) -> str:
+    rows = [
+        [f"`{server}`", f"{results.median('capacity', server, 'per_second'):,.0f}"]
+        for server in _named(results, "capacity")
+    ]
+    return _table(["Server", "Messages/s held"], rows)
 
 
 def _compression(results: Results) -> str:

@@ -23,6 +23,9 @@ class Scale:
     """Before idle memory is read."""
     rates: tuple[int, ...] = (100, 1_000)
     rate_seconds: float = 3.0
+    capacity_rates: tuple[int, ...] = (25, 50, 100, 200, 400, 800, 1_600, 3_200, 6_400)
+    capacity_seconds: float = 1.5
+    """At each of them."""
     patience: float = 2.0
     """How long a server that cannot keep up may go on after the last message."""
     slow_members: int = 300
@@ -52,6 +55,8 @@ QUICK = Scale(
     large=1_000,
     settle=0.2,
     rate_seconds=0.8,
+    capacity_rates=(100, 400, 1_600),
+    capacity_seconds=0.5,
     patience=0.5,
     slow_members=50,
     slow_seconds=3.5,
@@ -71,6 +76,8 @@ TINY = Scale(
     settle=0.0,
     rates=(100,),
     rate_seconds=0.1,
+    capacity_rates=(50, 100),
+    capacity_seconds=0.1,
     patience=1.0,
     slow_members=4,
     slow_seconds=0.2,

@@ -14,7 +14,9 @@ from benchmarks.servers.serving import COMPARED, OWN_SERVER, STEPS
 from fastapi_rooms import RoomsSettings
 
 OURS = "rooms"
-FLUSH_INTERVALS = (0, 10, 50)
+FLUSH_INTERVALS = (0, 10, 30)
+MAX_LATENCY_MS = 50.0
+"""What a member of a chat does not notice."""
 LARGE_BYTES = 4096
 BURST = 100
 ROOMS_OUTSTANDING = 100
@@ -72,6 +74,21 @@ def rates(bench: Bench) -> None:
                 turn.name = label
                 turn.warm_up()
                 turn.open(f"rate-{rate}", rate)
+
+
+def capacity(bench: Bench) -> None:
+    """The highest rate at which every message arrives, 99 of 100 within `MAX_LATENCY_MS`; found by doubling."""
+    for server, label, settings in _rate_variants(bench):
+        highest = 0.0
+        for rate in bench.scale.capacity_rates:
+            with bench.turn(server, 0, 1, bench.scale.members, Options(settings=settings)) as turn:
+                turn.name = label
+                turn.warm_up()
+                held = turn.holds(rate, MAX_LATENCY_MS)
+            if not held:
+                break
+            highest = rate
+        bench.results.samples.append(Sample("capacity", label, 0, {"per_second": highest}))
 
 
 def _rate_variants(bench: Bench) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -149,6 +166,7 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "many_rooms": many_rooms,
     "large_room": large_room,
     "rates": rates,
+    "capacity": capacity,
     "compression": compression,
     "slow_consumer": slow_consumer,
     "nodes": nodes,
