@@ -18,7 +18,7 @@ MAX_SWEEP_SECONDS = 1.0
 SLICE_SECONDS = 0.005
 """How long outboxes are flushed before the rest of the node has its turn. The order of each member is its outbox's."""
 AT_ONCE = 16
-"""Outboxes that are flushed without a look at the clock: some 10 µs each, or 100 where 4 KiB are compressed."""
+"""Outboxes that are flushed without a look at the clock, some 10 µs each; where messages are compressed, one."""
 
 
 class Flusher:
@@ -30,11 +30,20 @@ class Flusher:
         send_timeout: How long an outbox may stall, in seconds.
         on_stall: Called with one that does.
         interval: How long what is offered may be gathered, in seconds; 0: until the end of the tick.
+        compresses: Whether a flush may take long, since messages are compressed in it.
     """
 
-    def __init__(self, send_timeout: float, on_stall: Callable[[Outbox], object], interval: float = 0) -> None:
+    def __init__(
+        self,
+        send_timeout: float,
+        on_stall: Callable[[Outbox], object],
+        interval: float = 0,
+        *,
+        compresses: bool = False,
+    ) -> None:
+        self._at_once = 1 if compresses else AT_ONCE
         self._interval = interval
-        self._next_flush = 0.0  # loop time, before which there is none, if there is an interval
+        self._last_flush = -inf  # loop time, if there is an interval: the next comes that much later
         self._sweep_seconds = min(MAX_SWEEP_SECONDS, max(MIN_SWEEP_SECONDS, send_timeout / 4))
         self._on_stall = on_stall
         self._context = Context()  # an empty one: a node outlives the request that happened to be first
@@ -56,7 +65,7 @@ class Flusher:
 
     def add_all(self, outboxes: list[Outbox]) -> None:
         """Flush outboxes at the end of this tick; if they are many, in turn with others, over some ticks."""
-        if len(outboxes) > AT_ONCE:
+        if len(outboxes) > self._at_once:
             self._groups.append(iter(outboxes))
         else:
             self._dirty += outboxes
@@ -95,8 +104,9 @@ class Flusher:
         if self._flush_loop is loop:
             return
         self._flush_loop = loop
-        if self._interval and 0 < (wait := self._next_flush - loop.time()) <= self._interval:
-            loop.call_later(wait, self._flush, context=self._context)
+        # On uvloop no time passes within a tick. Less than none: it was on another loop, with a clock of its own.
+        if self._interval and 0 <= (since := loop.time() - self._last_flush) < self._interval:
+            loop.call_later(self._interval - since, self._flush, context=self._context)
         else:
             loop.call_soon(self._flush, context=self._context)
 
@@ -104,10 +114,10 @@ class Flusher:
         """Flush for a while: some of each group in turn, so that nobody waits for a large room that is not his own."""
         self._flush_loop = None
         if self._interval:
-            self._next_flush = asyncio.get_running_loop().time() + self._interval
+            self._last_flush = asyncio.get_running_loop().time()
         dirty, self._dirty = self._dirty, []
         groups = self._groups
-        if not groups and len(dirty) <= AT_ONCE:
+        if not groups and len(dirty) <= self._at_once:
             self._flush_all(dirty)
             return
         groups.appendleft(iter(dirty))
@@ -115,9 +125,9 @@ class Flusher:
         end = clock() + SLICE_SECONDS
         while groups:
             group = groups.popleft()
-            some = list(islice(group, AT_ONCE))
+            some = list(islice(group, self._at_once))
             self._flush_all(some)
-            if len(some) == AT_ONCE:
+            if len(some) == self._at_once:
                 groups.append(group)
             if groups and clock() > end:
                 self._go_on()

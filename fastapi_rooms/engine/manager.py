@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar, overload
 
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection, Phase
@@ -62,7 +62,12 @@ class ConnectionManager:
         # Registered, but the handshake is being answered. The event, if somebody waits for that, is set afterwards.
         self._opening: dict[Connection, asyncio.Event | None] = {}
         self._on_outbox_end = self._on_end  # one bound method for all outboxes
-        self._flusher = Flusher(self.settings.send_timeout, self._on_stall, self.settings.flush_interval / 1000)
+        self._flusher = Flusher(
+            self.settings.send_timeout,
+            self._on_stall,
+            self.settings.flush_interval / 1000,
+            compresses=self.settings.compress_min_bytes is not None,
+        )
         self._take_overs = TakeOvers()
         self._reading: set[asyncio.Task[None]] = set()
 
@@ -286,8 +291,8 @@ class ConnectionManager:
             reader = connection._reader = Reader(
                 connection, self, self.settings, self._counters, self._take_overs, self._reading
             )
-            if connection not in self._registry:
-                reader.end()
+            if connection not in self._registry or connection.websocket.client_state is WebSocketState.DISCONNECTED:
+                reader.end()  # nothing will come, and no server says so twice
         return reader
 
     # Lifecycle

@@ -261,7 +261,12 @@ class Outbox:
         return True
 
     def _note(self, error: Exception) -> None:
-        logger.debug("a connection went while it was written to: %r", error)
+        """Notice that nothing can be written any more: the peer went, or else the socket is ended for it."""
+        wire = self._wire
+        if wire is None or wire.is_gone() or not wire.abort():
+            logger.debug("a connection went while it was written to: %r", error)
+        else:
+            logger.error("%r could not be written to: aborted", self.connection, exc_info=error)
 
     async def write_rest(self, task: asyncio.Task[object] | None) -> None:
         """Write what waits as the peer takes it, then the close frame.
@@ -299,8 +304,7 @@ class Outbox:
         elif self._sealed:
             self._end()
         else:
-            if self._is_over:
-                self._set_over(is_over=False)
+            assert not self._is_over, "it was judged when the last of the queue was taken"
             self._announce_space()
             self.ready = wire
 
@@ -399,7 +403,7 @@ class Outbox:
         Less patience is needed once the server has closed the socket: this is all that its shutdown waits for.
         """
         wire = self._wire
-        if wire is None or not (self._is_writing or self._queue or len(self.pending) or wire.buffered()):
+        if wire is None or not (self._is_writing or self._queue or wire.buffered()):
             self._stalled_since = None
             return False
         taken = wire.taken()

@@ -34,9 +34,11 @@ class TakeOvers:
 
     def add(self, reader: "Reader") -> None:
         """Look at a reader at the end of this tick."""
-        self._readers.append(reader)
         loop = asyncio.get_running_loop()
-        if self._loop is not loop:
+        if self._loop is loop:
+            self._readers.append(reader)
+        else:
+            self._readers = [reader]  # those of a loop that has ended are not read for any more
             self._loop = loop
             loop.call_soon(self._take_over, context=self._context)
 

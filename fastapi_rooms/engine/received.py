@@ -1,6 +1,6 @@
 """The messages of one client, validated: what a handler iterates over."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from typing import Any
 
 from fastapi_rooms.domain.close_codes import CloseCode
@@ -36,6 +36,7 @@ class Received(AsyncIterator[Any]):
                 "two iterators wait for the messages of one connection: iterate once, and hand on what comes"
             )
         reader.is_awaited = True
+        event: MutableMapping[str, Any] | None
         try:
             while True:
                 # Spelt out here: each frame of a coroutine that waits costs memory in every connection.
@@ -60,6 +61,7 @@ class Received(AsyncIterator[Any]):
                     value = self._decoder.decode(payload)
                 except InvalidMessageError as error:
                     if await self._answer(payload, error):
+                        event = payload = None  # a connection that waits keeps no message
                         continue
                     break
                 self._invalid_in_a_row = 0

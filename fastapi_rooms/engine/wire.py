@@ -5,7 +5,6 @@
 
 import socket
 import struct
-import sys
 from typing import Any, Protocol, TypeGuard
 
 from starlette.websockets import WebSocket, WebSocketState
@@ -70,11 +69,21 @@ def acknowledged(transport: Any) -> int | None:
 
 
 def kernel_tells(transport: Any) -> bool:
-    """Return whether `acknowledged` will have an answer, without the price of asking: it is TCP on Linux."""
+    """Return whether `acknowledged` will have an answer; the kernel is asked once per process, for the first of TCP."""
     try:
-        return sys.platform == "linux" and isinstance(transport.get_extra_info("sockname"), tuple)
+        is_tcp = isinstance(transport.get_extra_info("sockname"), tuple)
     except AttributeError:
         return False
+    return is_tcp and _kernel_tells_of_tcp(transport)
+
+
+_answers: list[bool] = []  # whether the kernel of this process has told, once it was asked
+
+
+def _kernel_tells_of_tcp(transport: Any) -> bool:
+    if not _answers:
+        _answers.append(acknowledged(transport) is not None)
+    return _answers[0]
 
 
 class Progress:

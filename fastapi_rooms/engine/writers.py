@@ -29,7 +29,7 @@ class Writers:
         self._context = Context()  # an empty one: a node outlives the request that happened to be first
         self._waiting: deque[Outbox] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pausing = 0  # how many tasks have left the loop to others, and will go on by themselves
+        self._pausing: set[asyncio.Task[None]] = set()  # those that left the loop to others, and go on by themselves
         self._help = 1  # how many tasks are started next if nothing has moved
         self._loop: asyncio.AbstractEventLoop | None = None  # where `_look` is due; None: it is not
 
@@ -38,7 +38,6 @@ class Writers:
         self._waiting.append(outbox)
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            self._pausing = 0  # those of another loop will not go on
             self._help = 1
             self._start(loop)
 
@@ -61,7 +60,7 @@ class Writers:
         loop = asyncio.get_running_loop()
         if not self._waiting:
             self._loop = None
-        elif self._pausing:
+        elif any(task.get_loop() is loop for task in self._pausing):  # those of another loop may never go on
             self._help = 1
             loop.call_soon(self._look, context=self._context)
         else:
@@ -70,13 +69,14 @@ class Writers:
     async def _write(self) -> None:
         clock = asyncio.get_running_loop().time
         task = asyncio.current_task()
+        assert task is not None, "this runs in a task"
         end = clock() + SLICE_SECONDS
         while self._waiting:
             await self._waiting.popleft().write_rest(task)
             if self._waiting and clock() > end:
-                self._pausing += 1
+                self._pausing.add(task)
                 try:
                     await asyncio.sleep(0)
                 finally:
-                    self._pausing -= 1
+                    self._pausing.discard(task)
                 end = clock() + SLICE_SECONDS

@@ -20,16 +20,17 @@ class Attendance:
         self._cancelling = task.cancelling()  # requests of others, before ours
         self._reader = reader
         self._grace = grace
-        self._timer: asyncio.TimerHandle | None = None  # set at the end of the client, if the handler is busy then
+        self._timer: asyncio.Handle | None = None  # set at the end of the client, if the handler is busy then
         self._has_cancelled = False
         reader.call_at_end(self)
 
     def __call__(self) -> None:
         """Notice the end of the client."""
+        loop = asyncio.get_running_loop()
         if self._reader.is_inline:  # nothing of a handler runs while its next message is read inline
-            self._cancel()
+            self._timer = loop.call_soon(self._cancel)  # not now: whoever calls may run in this very task
         else:
-            self._timer = asyncio.get_running_loop().call_later(self._grace, self._cancel)
+            self._timer = loop.call_later(self._grace, self._cancel)
 
     def leave(self) -> bool:
         """Stop looking; return whether a cancellation that comes out of the handler is ours alone."""

@@ -108,7 +108,10 @@ def settings_table() -> str:
         unit, shown = "", f"`{default}`"
         if name.endswith("_bytes"):
             unit = "bytes"
-            shown += f" ({default // 1024} KiB)" if default < 1024**2 else f" ({default // 1024**2} MiB)"
+            if default is not None:
+                shown += f" ({default // 1024} KiB)" if default < 1024**2 else f" ({default // 1024**2} MiB)"
+        elif name == "flush_interval":
+            unit = "milliseconds"
         elif field.annotation is float:
             unit, shown = "seconds", f"`{default:g}`"
         elif field.annotation is int:

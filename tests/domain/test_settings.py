@@ -9,8 +9,11 @@ from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.settings import Overflow, RoomsSettings
 
 NUMBERS = [
-    name for name, field in RoomsSettings.model_fields.items() if isinstance(field.default, int | float)
-]  # all but the choices
+    name
+    for name, field in RoomsSettings.model_fields.items()
+    if isinstance(field.default, int | float) and name != "flush_interval"
+]  # all but the choices, and what may be left out
+OPTIONAL_NUMBERS = ["flush_interval", "compress_min_bytes"]
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +42,8 @@ def test_the_defaults_are_the_safe_ones():
         "publish_failure": "raise",
         "probe_interval": 2.0,
         "max_envelope_bytes": 16 * 1024 * 1024,
+        "flush_interval": 0,
+        "compress_min_bytes": None,
         "wire": "auto",
     }
 
@@ -70,16 +75,44 @@ def test_a_limit_that_limits_nothing_is_refused(name, value):
         RoomsSettings(**{name: value})
 
 
-@pytest.mark.parametrize("name", [n for n in NUMBERS if isinstance(RoomsSettings.model_fields[n].default, float)])
+@pytest.mark.parametrize(
+    "name", ["flush_interval", *(n for n in NUMBERS if isinstance(RoomsSettings.model_fields[n].default, float))]
+)
 @pytest.mark.parametrize("value", ["inf", "nan"])
 def test_a_time_without_end_is_refused(name, value):
     with pytest.raises(ValidationError, match=name):
         RoomsSettings(**{name: float(value)})
 
 
-@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("name", [*NUMBERS, *OPTIONAL_NUMBERS])
 def test_the_smallest_limit_is_one(name):
     assert getattr(RoomsSettings(**{name: 1}), name) == 1
+
+
+def test_an_interval_may_be_none_at_all_or_part_of_a_millisecond():
+    assert RoomsSettings(flush_interval=0).flush_interval == 0
+    assert RoomsSettings(flush_interval=0.5).flush_interval == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("flush_interval", -0.1),
+        ("flush_interval", "soon"),
+        ("flush_interval", None),
+        ("compress_min_bytes", 0),
+        ("compress_min_bytes", -1),
+        ("compress_min_bytes", "small"),
+        ("compress_min_bytes", 1.5),
+    ],
+)
+def test_what_is_neither_a_number_nor_left_out_is_refused(name, value):
+    with pytest.raises(ValidationError, match=name):
+        RoomsSettings(**{name: value})
+
+
+def test_compression_can_be_left_out_by_name():
+    assert RoomsSettings(compress_min_bytes=None) == RoomsSettings()
 
 
 @pytest.mark.parametrize(("name", "value"), [("overflow", "block"), ("wire", "tcp"), ("publish_failure", "ignore")])
@@ -143,6 +176,8 @@ def test_variables_are_read_and_validated(monkeypatch):
     monkeypatch.setenv("ROOMS_SEND_TIMEOUT", "2.5")
     monkeypatch.setenv("ROOMS_KEY_PREFIX", "shop")
     monkeypatch.setenv("ROOMS_PUBLISH_FAILURE", "log")
+    monkeypatch.setenv("ROOMS_FLUSH_INTERVAL", "2.5")
+    monkeypatch.setenv("ROOMS_COMPRESS_MIN_BYTES", "1024")
     monkeypatch.setenv("ROOMS_WIRE", "asgi")
     settings = RoomsSettings.from_env()
     assert settings == RoomsSettings(
@@ -151,6 +186,8 @@ def test_variables_are_read_and_validated(monkeypatch):
         send_timeout=2.5,
         key_prefix="shop",
         publish_failure="log",
+        flush_interval=2.5,
+        compress_min_bytes=1024,
         wire="asgi",
     )
     assert type(settings) is RoomsSettings

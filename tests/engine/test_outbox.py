@@ -299,6 +299,15 @@ async def test_messages_of_one_tick_leave_in_one_write_at_its_end():
     assert wire.writes == [offered]
 
 
+async def test_a_flush_that_finds_nothing_writes_nothing():
+    wire = ImmediateWire()
+    outbox = Desk().outbox(wire)
+    outbox.offer(only := message())
+    outbox.flush()  # and one is due at the end of the tick
+    await ticks()
+    assert wire.writes == [[only]]
+
+
 async def test_each_tick_has_a_write_of_its_own():
     wire = ImmediateWire()
     outbox = Desk().outbox(wire)
@@ -687,6 +696,18 @@ async def test_a_peer_that_is_found_gone_by_a_write_is_not_written_to_any_more()
     assert (len(wire.written), desk.ended, desk.counters.lost_messages) == (1, [outbox], 2)
 
 
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_socket_that_is_there_but_cannot_be_written_is_aborted_and_said_so(wire, caplog):
+    wire, desk = wire(), Desk()
+    outbox = desk.outbox(wire)
+    wire.error = MemoryError("no window for this one")
+    outbox.offer(message())
+    await until(lambda: outbox.is_done)
+    assert (wire.aborts, desk.counters.lost_messages) == (1, 1)
+    [record] = caplog.records
+    assert (record.levelname, record.exc_info[0]) == ("ERROR", MemoryError)
+
+
 async def test_what_a_connection_has_in_place_of_an_outbox_that_is_done_answers_like_one():
     assert ENDED.offer(message()) is Verdict.GONE
     ENDED.close(BYE)
@@ -887,6 +908,9 @@ def test_an_outbox_stalls_when_nothing_is_taken_for_the_whole_time():
         outbox = desk.outbox(wire)
         assert not outbox.is_stalled(0)
         outbox.offer(message())
+        assert not outbox.is_stalled(50), "it waits for the flush, not for the peer"
+        assert not outbox.is_stalled(90)
+        await ticks()
         assert [outbox.is_stalled(now) for now in (100, 105, 109.9, 110, 120)] == [False, False, False, True, True]
         outbox.abort()
 

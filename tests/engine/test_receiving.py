@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from starlette.websockets import WebSocketDisconnect
 
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.settings import RoomsSettings
@@ -233,3 +234,12 @@ async def test_the_end_calls_back_once(manager):
     reader.call_at_end(lambda: calls.append("late"))
     reader.call_at_end(None)
     assert calls == ["in time", "late"]
+
+
+async def test_who_has_learned_of_the_end_by_reading_is_not_read_for_again(manager):
+    peer, connection = await connected(manager)
+    peer.go()
+    with pytest.raises(WebSocketDisconnect):
+        await peer.websocket.receive_text()
+    assert await asyncio.wait_for(collect(connection, str), 1) == []
+    await manager.stop()

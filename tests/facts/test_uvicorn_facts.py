@@ -10,7 +10,8 @@ from support import LiveServer, RawClient, live, until
 
 from fastapi_rooms.domain.messages import Message
 from fastapi_rooms.engine.uvicorn_wire import MODULE, NAME, is_known_protocol
-from fastapi_rooms.engine.wires import _is_transport, _server_send
+from fastapi_rooms.engine.wire import is_transport
+from fastapi_rooms.engine.wires import _server_send
 
 KIB = 1024
 
@@ -71,7 +72,7 @@ async def test_the_default_protocol_is_the_one_that_our_wire_was_written_for(loo
         protocol = held.protocol
         assert (type(protocol).__module__, type(protocol).__name__) == (MODULE, NAME)
         assert is_known_protocol(protocol), "it has lost an attribute that engine/uvicorn_wire.py reads"
-        assert _is_transport(protocol.transport), "its transport lacks a method that engine/wire.py calls"
+        assert is_transport(protocol.transport), "its transport lacks a method that engine/wire.py calls"
         assert protocol.writable.is_set()
         assert (protocol.close_sent, protocol.disconnected) == (False, False)
 
@@ -104,6 +105,49 @@ async def test_writable_is_cleared_while_the_buffer_is_above_its_mark_and_set_ag
 
         await asyncio.to_thread(drain)
         await asyncio.wait_for(sending, 5)
+        raw.close()
+
+
+async def test_a_transport_whose_buffer_is_empty_has_resumed_its_protocol(loop):
+    """So `UvicornWire.write_now` need not look at `writable` there."""
+    held = Open()
+    async with held.served(loop) as server:
+        raw = RawClient(server, "/ws", receive_buffer=4 * KIB)
+        await until(lambda: held.websocket)
+        protocol = held.protocol
+        wrong, seen = [], {"paused": 0, "empty": 0}
+
+        def look() -> None:
+            is_empty = not protocol.transport.get_write_buffer_size()
+            seen["paused"] += not protocol.writable.is_set()
+            seen["empty"] += is_empty
+            if is_empty and not protocol.writable.is_set():
+                wrong.append("here")
+
+        async def watch() -> None:
+            """Fill it in all kinds of portions, and look in every tick until it is empty again."""
+            for size in (1, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, 1024 * KIB, 5 * 1024 * KIB) * 3:
+                protocol.transport.write(bytes(size))
+                look()
+                protocol.transport.write(bytes(size))
+                look()
+                while protocol.transport.get_write_buffer_size():
+                    await asyncio.sleep(0)
+                    look()
+
+        watching = asyncio.ensure_future(server.call(watch))
+
+        def drain() -> None:
+            while not watching.done():
+                raw.socket.recv(1 << 16)
+
+        draining = asyncio.create_task(asyncio.to_thread(drain))
+        await asyncio.wait_for(watching, 10)
+        await server.call(protocol.transport.write, b"so that the thread ends")
+        await asyncio.wait_for(draining, 5)
+        assert wrong == []
+        assert seen["paused"] > 0
+        assert seen["empty"] > 0
         raw.close()
 
 
