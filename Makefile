@@ -2,7 +2,7 @@
 # make demo-cluster   two nodes of it, joined by a Valkey that comes in a wheel (PORTS="8100 8101" for other ports)
 # make test   all tests
 # make check  all that CI runs
-# make bench  how fast it is on this machine: takes about six minutes (BENCH="--quick" for one), writes build/benchmarks
+# make bench  how fast it is on this machine: takes about seven minutes (BENCH="--quick" for one), writes build/benchmarks
 # Python >= 3.11 and make are enough; PYTHON=python3.13 picks an interpreter, VENV=.venv313 another environment.
 PYTHON ?= python3
 PORT ?= 8000

@@ -53,7 +53,11 @@ class Client:
         while self.tally.opened < total:
             while len(self.members) < total and len(self.members) - self.tally.opened < AT_ONCE:
                 number = len(self.members)
-                self._dial(self.rooms[number // members], sampled=not number % every, is_slow=number == slow)
+                self._dial(
+                    self.rooms[number // members],
+                    sampled=not number // len(self._ports) % every,
+                    is_slow=number == slow,
+                )
             self.poll(1.0)
             if self.tally.opened != opened:
                 opened, deadline = self.tally.opened, perf_counter() + PATIENCE
