@@ -152,7 +152,7 @@ def test_there_is_one_timer_per_interval_whatever_the_number_of_connections(time
         wires = [Noting() for _ in range(500)]
         outboxes = [gathering.outbox(wire) for wire in wires]
         for number in range(10):
-            if number % 2:
+            if number % 2 == 0:
                 fan_out(outboxes, text(number), (), gathering.flusher)
             else:
                 for outbox in outboxes:

@@ -211,6 +211,18 @@ def test_whoever_is_unwatched_or_watched_by_a_look_at_another_does_no_harm():
     run_clocked(main)
 
 
+def test_settling_in_the_middle_of_a_sweep_without_any_time_leaves_nothing():
+    async def main():
+        made, watched, _ = flusher_of(MANY)
+        await asyncio.sleep(1 + MANY * LOOK_SECONDS / 2)
+        assert made._unseen
+        await made.settle(0)
+        assert (made._watched, made._unseen, made._timer) == (set(), [], None)
+        assert all(outbox.has_gone for outbox in watched)
+
+    run_clocked(main)
+
+
 def test_settling_in_the_middle_of_a_sweep_looks_at_the_rest_and_leaves_nothing():
     async def main():
         made, watched, _ = flusher_of(MANY)

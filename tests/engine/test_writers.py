@@ -381,6 +381,20 @@ async def test_settling_leaves_no_task_however_many_wait(count):
 
 
 @clocked
+async def test_settling_before_the_task_has_begun_leaves_none_that_begins_later(started):
+    desk = Desk()
+    for wire in blocked(3):
+        desk.outbox(wire).offer(HELLO)
+    await asyncio.sleep(0)  # flushed, and the task is due
+    await desk.flusher.settle(0)
+    count = started.count("fastapi_rooms outbox")
+    for _ in range(5):
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert started.count("fastapi_rooms outbox") == count
+
+
+@clocked
 async def test_after_settling_it_writes_again():
     desk = Desk()
     for wire in blocked(3):
@@ -432,6 +446,30 @@ def test_the_next_loop_writes_what_waits_although_the_last_was_left_in_the_middl
     assert [wire.written for wire in wires] == [[HELLO]] * 20
     last.run_until_complete(ticks())
     assert live(desk) == 0
+
+
+def test_a_task_that_pauses_on_a_loop_that_was_left_is_nobodys_help(two_loops):
+    desk = Desk()
+    last, current = two_loops
+    wires = [Long() for _ in range(20)]
+
+    async def begin():
+        for wire in wires:
+            desk.outbox(wire).offer(HELLO)
+        await until(lambda: wires[0].written)  # and the task pauses
+
+    async def go_on():
+        stuck, healthy = *blocked(1), WaitingWire()
+        for wire in (stuck, healthy):
+            desk.outbox(wire).offer(HELLO)
+        await ticks(60)
+        assert healthy.written == [HELLO]
+        stuck.unblock()
+        await ticks()
+
+    last.run_until_complete(begin())
+    current.run_until_complete(go_on())
+    last.run_until_complete(ticks())
 
 
 def test_a_loop_that_was_left_in_the_middle_may_go_on_after_the_next(two_loops):

@@ -3,7 +3,7 @@
 from itertools import count
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import AskError, MovedError
 
@@ -23,6 +23,7 @@ answers = st.one_of(st.recursive(words, lambda inner: st.lists(inner, max_size=4
 
 
 @examples
+@example([[0, 1, [None, float("inf")]]])
 @given(answers)
 def test_any_answer_becomes_a_table_or_a_value_error(answer):
     table = SlotTable()

@@ -58,7 +58,7 @@ class SlotTable:
             for first, last, (host, port, *_), *_replicas in answer:
                 owner = host.decode() if host else asked[0], int(port)
                 owners[_checked(first, last, owner)] = [owner] * (last + 1 - first)
-        except (TypeError, AttributeError, ValueError) as error:
+        except (TypeError, AttributeError, ValueError, OverflowError) as error:  # int(inf) overflows
             raise ValueError(f"no answer to CLUSTER SLOTS: {error}") from error
         self._owners = owners
 
