@@ -26,6 +26,7 @@ from fastapi_rooms.domain.registry import Left
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.references import NOBODY
 from fastapi_rooms.tasks import end_tasks
 
 logger = logging.getLogger("fastapi_rooms")
@@ -133,7 +134,7 @@ class DistributedWebSocketManager(ConnectionManager):
 
     # What it does beside the manager of one node
 
-    async def _send(self, target: Target, content: Message | Close, excluded: frozenset[str] = frozenset()) -> int:
+    async def _send(self, target: Target, content: Message | Close, excluded: frozenset[str] = NOBODY) -> int:
         self._check_started()
         here = self._registry.outboxes(target)
         if target.kind is TargetKind.CONNECTION and here:

@@ -9,14 +9,12 @@ from itertools import islice
 from math import inf
 
 from fastapi_rooms.engine.outbox import Outbox
-from fastapi_rooms.engine.writers import Writers
+from fastapi_rooms.engine.writers import SLICE_SECONDS, Writers
 
 logger = logging.getLogger("fastapi_rooms")
 
 MIN_SWEEP_SECONDS = 0.02
 MAX_SWEEP_SECONDS = 1.0
-SLICE_SECONDS = 0.005
-"""How long outboxes are flushed before the rest of the node has its turn. The order of each member is its outbox's."""
 AT_ONCE = 16
 """Outboxes that are flushed without a look at the clock, some 10 µs each; where messages are compressed, one."""
 

@@ -200,7 +200,7 @@ class Outbox:
         try:
             is_written = wire.write_now(pending)
         except Exception as error:  # noqa: BLE001 - whatever a transport raises: it must not stop the other outboxes
-            self._note(error)
+            self._give_up(error)
             self._lose_peer()
             return
         if is_written:
@@ -256,11 +256,11 @@ class Outbox:
                 wire.write_now(batch)
                 self._in_flight = 0
         except Exception as error:  # noqa: BLE001 - whatever a transport raises: it must not stop the other outboxes
-            self._note(error)
+            self._give_up(error)
             return False
         return True
 
-    def _note(self, error: Exception) -> None:
+    def _give_up(self, error: Exception) -> None:
         """Notice that nothing can be written any more: the peer went, or else the socket is ended for it."""
         wire = self._wire
         if wire is None or wire.is_gone() or not wire.abort():
@@ -292,7 +292,7 @@ class Outbox:
             if batch is None and self._close is not None:
                 await wire.close(self._close)
         except Exception as error:  # noqa: BLE001 - whatever a server raises: this socket cannot be written any more
-            self._note(error)
+            self._give_up(error)
             is_here = False
         else:
             is_here = batch is None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("fastapi_rooms")
 
 SLICE_SECONDS = 0.005
-"""How long a task writes before the rest of the node has its turn."""
+"""How long is written, flushed or looked at in one go, before the rest of the node has its turn."""
 
 
 class Writers:
