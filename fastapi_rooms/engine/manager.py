@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, TypeVar, overload
 
 from starlette.websockets import WebSocket, WebSocketState
@@ -20,13 +19,11 @@ from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
 from fastapi_rooms.domain.registry import Left, Registry
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.fan_out import fan_out
-from fastapi_rooms.engine.flusher import Flusher
 from fastapi_rooms.engine.handshake import accept
-from fastapi_rooms.engine.outbox import ENDED, Outbox
+from fastapi_rooms.engine.lifecycle import Lifecycle
 from fastapi_rooms.engine.reader import Reader, TakeOvers
 from fastapi_rooms.engine.received import Received
 from fastapi_rooms.engine.references import NOBODY, SCOPE_KEY, Excluded, Reference, connection_of, ids
-from fastapi_rooms.engine.wires import choose_wire
 from fastapi_rooms.tasks import end_tasks
 
 logger = logging.getLogger("fastapi_rooms")
@@ -59,15 +56,8 @@ class ConnectionManager:
         self.settings = settings if settings is not None else RoomsSettings()
         self._counters = Counters()
         self._registry = Registry()
-        # Registered, but the handshake is being answered. The event, if somebody waits for that, is set afterwards.
-        self._opening: dict[Connection, asyncio.Event | None] = {}
-        self._on_outbox_end = self._on_end  # one bound method for all outboxes
-        self._flusher = Flusher(
-            self.settings.send_timeout,
-            self._on_stall,
-            self.settings.flush_interval / 1000,
-            compresses=self.settings.compress_min_bytes is not None,
-        )
+        self._lifecycle = Lifecycle(self.settings, self._counters, self._registry, self._follow, self._unfollow)
+        self._flusher = self._lifecycle.flusher
         self._take_overs = TakeOvers()
         self._reading: set[asyncio.Task[None]] = set()
 
@@ -79,14 +69,14 @@ class ConnectionManager:
     @property
     def active_connections(self) -> int:
         """How many connections are open on this node."""
-        return len(self._registry) - len(self._opening)
+        return len(self._registry) - len(self._lifecycle.opening)
 
     @property
     def active_rooms(self) -> list[str]:
         """The rooms that have members on this node."""
-        if not self._opening:
+        if not self._lifecycle.opening:
             return list(self._registry.rooms())
-        return [room for room in self._registry.rooms() if self._visible(self._registry.members(room))]
+        return [room for room in self._registry.rooms() if self._lifecycle.visible(self._registry.members(room))]
 
     @property
     def counters(self) -> Counters:
@@ -95,11 +85,11 @@ class ConnectionManager:
 
     def get_room_members(self, room: str) -> list[Connection]:
         """Return the members of a room on this node, first come first."""
-        return self._visible(self._registry.members(room))
+        return self._lifecycle.visible(self._registry.members(room))
 
     def get_user_connections(self, user_id: str) -> list[Connection]:
         """Return the connections of a user on this node, first come first."""
-        return self._visible(self._registry.of_user(user_id))
+        return self._lifecycle.visible(self._registry.of_user(user_id))
 
     # Membership
 
@@ -139,10 +129,9 @@ class ConnectionManager:
         if connection._phase is Phase.NEW:
             connection._user_id = user_id
             connection.metadata.update(metadata or {})
-            await self._open(connection, room, lambda: accept(websocket, subprotocol, headers))
+            await self._lifecycle.open(connection, self, room, lambda: accept(websocket, subprotocol, headers))
             return connection
-        if connection in self._opening:
-            await self._wait_until_opened(connection)
+        await self._lifecycle.wait_until_opened(connection)
         if connection._phase is not Phase.OPEN:
             raise NotConnectedError("this WebSocket has ended: a client that comes again is a new WebSocket")
         if room is not None:
@@ -157,7 +146,7 @@ class ConnectionManager:
         connection = self._meant(websocket)
         if connection is None or connection._owner is not self or connection._phase is Phase.GONE:
             return None
-        self._end(connection, Phase.GONE, None)
+        self._lifecycle.end(connection, Phase.GONE, None)
         # No cycle keeps it, and the server's protocol object with it, until the garbage collector comes.
         connection.websocket.scope[SCOPE_KEY] = None
         connection._reader = None
@@ -313,84 +302,6 @@ class ConnectionManager:
         await self._flusher.settle(self.settings.send_timeout)
         await end_tasks(self._reading)
 
-    # Opening and ending
-
-    async def _open(
-        self, connection: Connection, room: str | None, answer_handshake: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Register first, then answer the handshake, so that nothing is missed in between; undone on error."""
-        outbox = Outbox(connection, self.settings, self._counters, self._flusher, self._on_outbox_end)
-        connection._owner, connection._outbox, connection._phase = self, outbox, Phase.OPENING
-        self._opening[connection] = None
-        self._flusher.watch(outbox)
-        self._registry.add(connection)
-        targets = [] if connection.user_id is None else [user_target(connection.user_id)]
-        if room is not None:
-            self._registry.join(connection, room)
-            targets.append(room_target(room))
-        try:
-            await self._follow(targets)
-            await answer_handshake()
-        except BaseException:
-            self._end(connection, Phase.GONE, None)
-            outbox.abort()
-            raise
-        if self._opened(connection):
-            connection._phase = Phase.OPEN
-            connection.connected_at = datetime.now(UTC)
-        outbox.open(choose_wire(connection.websocket, self.settings.wire, self.settings.compress_min_bytes))
-
-    def _opened(self, connection: Connection) -> bool:
-        """End the opening of a connection; False if that has happened, since it was closed meanwhile."""
-        if connection not in self._opening:
-            return False
-        opened = self._opening.pop(connection)
-        if opened is not None:
-            opened.set()
-        return True
-
-    async def _wait_until_opened(self, connection: Connection) -> None:
-        opened = self._opening[connection] = self._opening[connection] or asyncio.Event()
-        await opened.wait()
-
-    def _end(self, connection: Connection, phase: Phase, close: Close | None) -> None:
-        """Take a connection out of everything; a close frame follows what was sent, if there is to be one."""
-        self._unfollow(self._registry.remove(connection))
-        self._opened(connection)
-        connection._phase = phase
-        connection._outbox.close(close)
-        self._end_reading(connection, now=phase is Phase.GONE)
-
-    def _end_reading(self, connection: Connection, *, now: bool = True) -> None:
-        reader: Reader | None = connection._reader
-        if reader is not None:
-            reader.end()
-            if now:
-                reader.stop()
-
-    def _on_end(self, outbox: Outbox) -> None:
-        """Nothing can be written any more: the close frame is out, or the peer was found gone."""
-        connection = outbox.connection
-        connection._outbox = ENDED
-        self._flusher.unwatch_if_left(outbox)
-        left = self._registry.remove(connection)
-        self._unfollow(left)
-        if left is None:
-            self._end_reading(connection)
-        else:
-            # The peer went. What it sent before is still read and handled; then the reader sees the end by itself.
-            connection._phase = Phase.ENDED
-
-    def _on_stall(self, outbox: Outbox) -> None:
-        connection = outbox.connection
-        self._counters.aborted += 1
-        logger.info("%r took nothing for %s s: aborted", connection, self.settings.send_timeout)
-        left = self._registry.remove(connection)
-        self._unfollow(left)
-        if left is not None:
-            connection._phase = Phase.ENDED
-        outbox.abort()
-
     # Reaching connections
 
     def _find(self, target: Reference) -> Connection | None:
@@ -403,11 +314,6 @@ class ConnectionManager:
             return self._registry.find(target)
         found: Connection | None = target if isinstance(target, Connection) else target.scope.get(SCOPE_KEY)
         return found
-
-    def _visible(self, connections: Collection[Connection]) -> list[Connection]:
-        if not self._opening:
-            return list(connections)
-        return [connection for connection in connections if connection not in self._opening]
 
     async def _send(self, target: Target, content: Message | Close, excluded: frozenset[str] = NOBODY) -> int:
         """Send to a target, wherever it is; return how many connections of this node it reached. A seam."""
@@ -438,14 +344,14 @@ class ConnectionManager:
             connection = outbox.connection
             self._counters.slow_consumers += 1
             logger.info("%r is a slow consumer: closed with 1013", connection)
-            self._end(connection, Phase.ENDED, Close(CloseCode.TRY_AGAIN_LATER, "slow consumer"))
+            self._lifecycle.end(connection, Phase.ENDED, Close(CloseCode.TRY_AGAIN_LATER, "slow consumer"))
         return handed
 
     def _close_all(self, outboxes: Collection[AnyOutbox], close: Close, excluded: frozenset[str]) -> int:
         connections: list[Connection] = [outbox.connection for outbox in outboxes]
         closed = [connection for connection in connections if connection.connection_id not in excluded]
         for connection in closed:
-            self._end(connection, Phase.ENDED, close)
+            self._lifecycle.end(connection, Phase.ENDED, close)
         return len(closed)
 
     # What a manager of many nodes does beside that

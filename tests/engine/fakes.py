@@ -309,4 +309,4 @@ async def texts(*peers: Peer) -> list[list[object]]:
 def is_empty(manager: ConnectionManager) -> bool:
     """Return whether nothing is left of anybody."""
     registry = vars(manager._registry)
-    return not manager._opening and registry == {"_connections": {}, "_rooms": {}, "_users": {}}
+    return not manager._lifecycle.opening and registry == {"_connections": {}, "_rooms": {}, "_users": {}}

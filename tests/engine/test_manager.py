@@ -232,7 +232,7 @@ async def test_a_connection_that_is_closed_during_a_handshake_that_fails_is_done
     peer.accept_error = AcceptError()
     call = asyncio.create_task(manager.connect(peer.websocket, "a"))
     await ticks()
-    [connection] = manager._opening
+    [connection] = manager._lifecycle.opening
     await manager.broadcast_to_room("a", "lost")
     await manager.close_room("a")
     peer.accepts.set()

@@ -1,0 +1,147 @@
+"""From the handshake to the end: opens connections and ends them. The only one who changes their phase."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from fastapi_rooms.domain.connection import Connection, Owner, Phase
+from fastapi_rooms.domain.counters import Counters
+from fastapi_rooms.domain.envelope import Target, room_target, user_target
+from fastapi_rooms.domain.messages import Close
+from fastapi_rooms.domain.registry import Left, Registry
+from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.flusher import Flusher
+from fastapi_rooms.engine.outbox import ENDED, Outbox
+from fastapi_rooms.engine.wires import choose_wire
+
+if TYPE_CHECKING:
+    from fastapi_rooms.engine.reader import Reader
+
+logger = logging.getLogger("fastapi_rooms")
+
+
+class Lifecycle:
+    """Opens and ends the connections of one node.
+
+    Args:
+        settings: Limits and policies.
+        counters: Where is counted what is given up.
+        registry: Who is connected.
+        follow: Waits until this node hears about rooms and users.
+        unfollow: Called with what has no connections here any more.
+    """
+
+    def __init__(
+        self,
+        settings: RoomsSettings,
+        counters: Counters,
+        registry: Registry,
+        follow: Callable[[Collection[Target]], Awaitable[None]],
+        unfollow: Callable[[Left | None], None],
+    ) -> None:
+        self._settings = settings
+        self._counters = counters
+        self._registry = registry
+        self._follow = follow
+        self._unfollow = unfollow
+        # Registered, but the handshake is being answered. The event, if somebody waits for that, is set afterwards.
+        self.opening: dict[Connection, asyncio.Event | None] = {}
+        self.flusher = Flusher(
+            settings.send_timeout,
+            self._on_stall,
+            settings.flush_interval / 1000,
+            compresses=settings.compress_min_bytes is not None,
+        )
+        self._on_outbox_end = self._on_end  # one bound method for all outboxes
+
+    def visible(self, connections: Collection[Connection]) -> list[Connection]:
+        """Return those whose handshake has been answered."""
+        if not self.opening:
+            return list(connections)
+        return [connection for connection in connections if connection not in self.opening]
+
+    async def open(
+        self,
+        connection: Connection,
+        owner: Owner,
+        room: str | None,
+        answer_handshake: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Register first, then answer the handshake, so that nothing is missed in between; undone on error."""
+        targets = [] if connection.user_id is None else [user_target(connection.user_id)]
+        if room is not None:
+            targets.append(room_target(room))
+        outbox = Outbox(connection, self._settings, self._counters, self.flusher, self._on_outbox_end)
+        connection._owner, connection._outbox, connection._phase = owner, outbox, Phase.OPENING
+        self.opening[connection] = None
+        self.flusher.watch(outbox)
+        self._registry.add(connection)
+        if room is not None:
+            self._registry.join(connection, room)
+        try:
+            await self._follow(targets)
+            await answer_handshake()
+        except BaseException:
+            self.end(connection, Phase.GONE, None)
+            outbox.abort()
+            raise
+        if self._opened(connection):
+            connection._phase = Phase.OPEN
+            connection.connected_at = datetime.now(UTC)
+        outbox.open(choose_wire(connection.websocket, self._settings.wire, self._settings.compress_min_bytes))
+
+    async def wait_until_opened(self, connection: Connection) -> None:
+        """Wait until the handshake of a connection has been answered, or has failed."""
+        if connection not in self.opening:
+            return
+        opened = self.opening[connection] = self.opening[connection] or asyncio.Event()
+        await opened.wait()
+
+    def end(self, connection: Connection, phase: Phase, close: Close | None) -> None:
+        """Take a connection out of everything; a close frame follows what was sent, if there is to be one."""
+        self._unfollow(self._registry.remove(connection))
+        self._opened(connection)
+        connection._phase = phase
+        connection._outbox.close(close)
+        self._end_reading(connection, now=phase is Phase.GONE)
+
+    def _opened(self, connection: Connection) -> bool:
+        """End the opening of a connection; False if that has happened, since it was closed meanwhile."""
+        if connection not in self.opening:
+            return False
+        opened = self.opening.pop(connection)
+        if opened is not None:
+            opened.set()
+        return True
+
+    def _end_reading(self, connection: Connection, *, now: bool = True) -> None:
+        reader: Reader | None = connection._reader
+        if reader is not None:
+            reader.end()
+            if now:
+                reader.stop()
+
+    def _on_end(self, outbox: Outbox) -> None:
+        """Nothing can be written any more: the close frame is out, or the peer was found gone."""
+        connection = outbox.connection
+        connection._outbox = ENDED
+        self.flusher.unwatch_if_left(outbox)
+        left = self._registry.remove(connection)
+        self._unfollow(left)
+        if left is None:
+            self._end_reading(connection)
+        else:
+            # The peer went. What it sent before is still read and handled; then the reader sees the end by itself.
+            connection._phase = Phase.ENDED
+
+    def _on_stall(self, outbox: Outbox) -> None:
+        connection = outbox.connection
+        self._counters.aborted += 1
+        logger.info("%r took nothing for %s s: aborted", connection, self._settings.send_timeout)
+        left = self._registry.remove(connection)
+        self._unfollow(left)
+        if left is not None:
+            connection._phase = Phase.ENDED
+        outbox.abort()
