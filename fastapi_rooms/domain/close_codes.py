@@ -1,6 +1,7 @@
 """Close codes (RFC 6455 section 7.4 and its IANA registry) and what may go into a close frame."""
 
 from enum import IntEnum
+from typing import Self
 
 from fastapi_rooms.domain.errors import ConfigurationError
 
@@ -9,14 +10,55 @@ MAX_REASON_BYTES = 123
 
 
 class CloseCode(IntEnum):
-    """The close codes that fastapi-rooms sends itself."""
+    """The close codes that fastapi-rooms sends itself, and what a client is to make of them.
 
-    NORMAL = 1000
-    INVALID_DATA = 1007
-    TOO_BIG = 1009
-    INTERNAL_ERROR = 1011
-    SERVICE_RESTART = 1012
-    TRY_AGAIN_LATER = 1013
+    Your own are 4000 to 4999. By convention, a client may come back after 4000 to 4499, and must not after 4500 to
+    4999: see `may_reconnect`.
+    """
+
+    meaning: str
+    """One sentence for the people who read a log."""
+
+    def __new__(cls, code: int, meaning: str) -> Self:
+        """Make a member of a code and what it says."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    NORMAL = 1000, "It is over, and nothing is wrong."
+    GOING_AWAY = 1001, "The other side leaves."
+    UNSUPPORTED_DATA = 1003, "A kind of message that is not served here."
+    INVALID_DATA = 1007, "Too many messages in a row that could not be read."
+    POLICY_VIOLATION = 1008, "Too many messages in too short a time, in spite of being told."
+    TOO_BIG = 1009, "A message was too large."
+    INTERNAL_ERROR = 1011, "The server made a mistake."
+    SERVICE_RESTART = 1012, "The server restarts."
+    TRY_AGAIN_LATER = 1013, "The client, or the server, could not keep up."
+    LOGIN_EXPIRED = 4401, "The credentials have expired; come back with new ones."
+    FIRST_MESSAGE_TIMEOUT = 4408, "The client did not say anything in time."
+    REVOKED = 4501, "The user was logged out everywhere."
+
+
+_MUST_NOT_RECONNECT = frozenset(
+    {
+        CloseCode.NORMAL,
+        1002,  # protocol error: the client would make the same mistake again
+        CloseCode.UNSUPPORTED_DATA,
+        CloseCode.INVALID_DATA,
+        CloseCode.POLICY_VIOLATION,
+        CloseCode.TOO_BIG,
+        1010,  # an extension is missing, and will be
+    }
+)
+
+
+def may_reconnect(code: int) -> bool:
+    """Return whether a client that was closed with a code may connect again; with a growing and random delay.
+
+    Also for what never travels: 1005 and 1006 say that nobody knows.
+    """
+    return code not in _MUST_NOT_RECONNECT and not 4500 <= code <= 4999  # noqa: PLR2004 - our convention
 
 
 # 1004, 1005, 1006 and 1015 never appear on the wire; 1016-2999 are reserved for the protocol.

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from fastapi_rooms.domain.errors import ConfigurationError, MessageError
 from fastapi_rooms.domain.messages import Close, Message
+from fastapi_rooms.domain.names import check_name
 
 MAGIC = b"fr"
 VERSION = 1
@@ -61,8 +62,9 @@ def room_target(room: str) -> Target:
 
     Raises:
         ConfigurationError: It is no str.
+        InvalidName: It cannot be the name of one.
     """
-    return Target(TargetKind.ROOM, _checked_name("room", room))
+    return Target(TargetKind.ROOM, check_name("room", room))
 
 
 def user_target(user_id: str) -> Target:
@@ -70,20 +72,14 @@ def user_target(user_id: str) -> Target:
 
     Raises:
         ConfigurationError: It is no str.
+        InvalidName: It cannot be the name of one.
     """
-    return Target(TargetKind.USER, _checked_name("user_id", user_id))
+    return Target(TargetKind.USER, check_name("user_id", user_id))
 
 
 def connection_target(connection_id: str) -> Target:
     """Return one connection, wherever it is."""
     return Target(TargetKind.CONNECTION, connection_id)
-
-
-def _checked_name(kind: str, name: str) -> str:
-    is_text: bool = isinstance(name, str)  # asked at run time, too: numbers are easily passed
-    if not is_text:
-        raise ConfigurationError(f"{kind} takes a str, not {type(name).__name__}: write str(...)")
-    return name
 
 
 class UndecodableError(ValueError):

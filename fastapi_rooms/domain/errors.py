@@ -13,6 +13,34 @@ class MessageError(RoomsError, ValueError):
     """A message cannot be encoded. Raised at the sender, before anybody was sent anything."""
 
 
+class RefusedError(RoomsError):
+    """A client asked for what it may not have. Escaping from a `ws_route` message handler it becomes an error frame.
+
+    Attributes:
+        code: What the client is told.
+    """
+
+    code = "refused"
+
+
+class InvalidName(RefusedError, ValueError):  # noqa: N818 - says what it is
+    """A room or a user cannot be called that."""
+
+    code = "invalid_name"
+
+
+class JoinRefused(RefusedError):  # noqa: N818 - says what happened
+    """A connection may not join a room: the app's `authorize_join` said no."""
+
+    code = "join_refused"
+
+
+class TooManyRooms(JoinRefused):
+    """A connection is in as many rooms as it may be."""
+
+    code = "too_many_rooms"
+
+
 class NotConnectedError(RoomsError, RuntimeError):
     """A connection was used before it was accepted, or through a manager that does not hold it."""
 

@@ -1,0 +1,88 @@
+"""Whether a browser may open a WebSocket from the page that it shows (RFC 6455 section 10.2, RFC 6454).
+
+Browsers send cookies with every handshake, whatever page asks for it, and leave the decision to the server by telling
+the page's HTTP origin. Nothing here has to do with `Envelope.origin`, which is a node.
+"""
+
+from collections.abc import Collection
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from fastapi_rooms.domain.errors import ConfigurationError
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+ANY = "*"
+
+
+class HttpOrigin(NamedTuple):
+    """A scheme, a host and a port, compared as a whole."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+def parse_origin(text: str) -> HttpOrigin | None:
+    """Return what an `Origin` header says; None if it is no origin, as `null` is none."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return None
+    host = parts.hostname
+    if parts.scheme not in DEFAULT_PORTS or not host or not _is_plain(text):
+        return None
+    if text != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc:
+        return None  # a path, a query, a user: no browser sends that
+    return HttpOrigin(parts.scheme, host, DEFAULT_PORTS[parts.scheme] if port is None else port)
+
+
+def is_allowed(
+    origin: str | None, host: str | None, *, is_secure: bool, allowed: Collection[HttpOrigin | str], required: bool
+) -> bool:
+    """Return whether a handshake may go on.
+
+    Args:
+        origin: The `Origin` header; None: there is none, so this is no browser.
+        host: The `Host` header.
+        is_secure: Whether the client speaks TLS, as far as the server knows.
+        allowed: Further origins, or `"*"` for all.
+        required: Refuse clients that do not tell their origin.
+    """
+    if ANY in allowed:
+        return origin is not None or not required
+    if origin is None:
+        return not required
+    page = parse_origin(origin)
+    if page is None:
+        return False
+    return page in allowed or (
+        host is not None and page == parse_origin(f"{'https' if is_secure else 'http'}://{host}")
+    )
+
+
+def check_allowed(origins: Collection[str]) -> frozenset[HttpOrigin | str]:
+    """Return origins as they are compared.
+
+    Raises:
+        ConfigurationError: One of them is none.
+    """
+    if isinstance(origins, str):
+        raise ConfigurationError(f"allowed_origins takes a list: write [{origins!r}]")
+    return frozenset(_checked(origin) for origin in origins)
+
+
+def _checked(origin: str) -> HttpOrigin | str:
+    if origin == ANY:
+        return origin
+    parsed = parse_origin(origin)
+    if parsed is None:
+        raise ConfigurationError(
+            f"{origin!r} is no HTTP origin: write scheme and host, such as 'https://example.com' or "
+            "'http://localhost:5173', without a path, or '*' for every page in the world"
+        )
+    return parsed
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text

@@ -1,0 +1,115 @@
+"""Whether a browser may open a WebSocket from the page that it shows."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.domain.http_origin import HttpOrigin, check_allowed, is_allowed, parse_origin
+
+HOST = "chat.example.com"
+
+
+def allowed(origin, host=HOST, *, is_secure=True, origins=(), required=False):
+    return is_allowed(origin, host, is_secure=is_secure, allowed=check_allowed(origins), required=required)
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "is_secure"),
+    [
+        ("https://chat.example.com", "chat.example.com", True),
+        ("https://chat.example.com", "chat.example.com:443", True),
+        ("https://chat.example.com:443", "chat.example.com", True),
+        ("https://chat.example.com", "CHAT.Example.com", True),
+        ("http://localhost:8000", "localhost:8000", False),
+        ("http://127.0.0.1:8000", "127.0.0.1:8000", False),
+        ("http://[::1]:8000", "[::1]:8000", False),
+        ("http://xn--mnchen-3ya.de", "xn--mnchen-3ya.de", False),
+    ],
+)
+def test_a_page_of_this_host_may(origin, host, is_secure):
+    assert allowed(origin, host, is_secure=is_secure)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "null",
+        "",
+        "https://evil.com",
+        "http://chat.example.com",  # the same host without TLS: whoever owns the network owns that page
+        "https://chat.example.com:8443",
+        "https://chat.example.com.evil.com",
+        "https://evil-chat.example.com",
+        "https://evil.com/chat.example.com",
+        "https://evil.com#chat.example.com",
+        "https://evil.com?chat.example.com",
+        "https://chat.example.com@evil.com",
+        "https://chat.example.com:443@evil.com",
+        "https://chat.example.com/",
+        "https://chat.example.com https://evil.com",
+        "https://evil.com, https://chat.example.com",
+        "https://chat.example.com\t",
+        "https://chat.example.com\n.evil.com",
+        "https://chat.example.com\\.evil.com",
+        "https://chat.example.com.",
+        "https://сhat.example.com",  # a Cyrillic letter  # noqa: RUF001
+        "https://example.com",
+        "https://",
+        "//chat.example.com",
+        "chat.example.com",
+        "file://",
+        "ftp://chat.example.com",
+        "chrome-extension://chat.example.com",
+        "https://chat.example.com:99999",
+        "https://chat.example.com:x",
+        "https://[chat.example.com",
+    ],
+)
+def test_a_page_of_another_host_may_not(origin):
+    assert not allowed(origin)
+
+
+def test_no_browser_tells_no_origin():
+    assert allowed(None)
+    assert not allowed(None, required=True)
+    assert not allowed(None, required=True, origins=["*"])
+    assert allowed("https://evil.com", origins=["*"], required=True)
+
+
+def test_further_origins_are_named_exactly():
+    origins = ["https://app.example.com", "http://localhost:5173"]
+    assert allowed("https://app.example.com", origins=origins)
+    assert allowed("https://app.example.com:443", origins=origins)
+    assert allowed("http://localhost:5173", origins=origins)
+    assert allowed("https://chat.example.com", origins=origins), "its own host still may"
+    for foreign in ("http://app.example.com", "https://app.example.com:8443", "http://localhost", "null"):
+        assert not allowed(foreign, origins=origins)
+    assert allowed("null", origins=["*"]), "everybody, when that is spelt out"
+
+
+def test_without_a_host_nobody_has_the_same():
+    assert not allowed("https://chat.example.com", None)
+
+
+@pytest.mark.parametrize(
+    "origin", ["example.com", "https://example.com/", "https://*.example.com", "null", "", "https://example.com/a"]
+)
+def test_what_is_no_origin_cannot_be_allowed(origin):
+    if "*." in origin:
+        assert not allowed("https://a.example.com", origins=[origin]), "no patterns"
+        return
+    with pytest.raises(ConfigurationError, match="is no HTTP origin: write scheme and host"):
+        check_allowed([origin])
+
+
+def test_a_text_in_place_of_a_list_is_a_mistake():
+    with pytest.raises(ConfigurationError, match=r"write \['https://example.com'\]"):
+        check_allowed("https://example.com")
+
+
+@given(st.text())
+def test_whatever_comes_is_parsed_or_not_and_never_raises(text):
+    parsed = parse_origin(text)
+    assert parsed is None or isinstance(parsed, HttpOrigin)
+    assert not allowed(text) or parsed == HttpOrigin("https", HOST, 443)
