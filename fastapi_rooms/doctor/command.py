@@ -1,0 +1,98 @@
+"""`doctor`: reads its options, has everything looked at and judged, and tells."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
+
+from fastapi_rooms.doctor.app_facts import backend_of, look_at_app, manager_of
+from fastapi_rooms.doctor.broker_facts import ask_broker
+from fastapi_rooms.doctor.findings import Finding, Severity
+from fastapi_rooms.doctor.judging import CHECKS, judge
+from fastapi_rooms.doctor.loading import CannotLoad, Loaded, load
+from fastapi_rooms.doctor.report import as_json, as_text, printable, wants_colours
+from fastapi_rooms.doctor.server_facts import CannotRead, NothingToDo, Started, read_command_line
+from fastapi_rooms.doctor.situation import Situation
+from fastapi_rooms.doctor.versions import installed, required
+
+DESCRIPTION = """\
+Check an app and its environment, and say what will go wrong and what to do.
+
+Write the command line that starts your server, with this in place of `uvicorn`:
+
+  python -m fastapi_rooms doctor main:app --workers 4 --timeout-graceful-shutdown 30
+
+All options of uvicorn are understood, and so are UVICORN_..., WEB_CONCURRENCY and FORWARDED_ALLOW_IPS.
+The app is imported and not started."""
+
+EXIT_CODES = """\
+exit codes: 0 no errors, 1 errors (with --strict also warnings), 2 the app or the options cannot be read"""
+
+UNUSABLE = 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that are not uvicorn's."""
+    parser.description, parser.epilog = DESCRIPTION, EXIT_CODES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.usage = "python -m fastapi_rooms doctor [OPTIONS] MODULE:APP [OPTIONS OF UVICORN]"
+    parser.add_argument(
+        "--proxy-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="there is a proxy, and it closes connections after so many silent seconds (nginx, AWS: 60)",
+    )
+    parser.add_argument("--strict", action="store_true", help="exit with 1 for warnings, too")
+    parser.add_argument(
+        "--ignore", action="append", default=[], choices=CHECKS, metavar="CHECK", help="leave out a check; repeatable"
+    )
+    parser.add_argument("--json", action="store_true", help="print for machines")
+
+
+def run(options: argparse.Namespace, server_words: Sequence[str]) -> int:
+    """Look, judge and tell; return the exit code.
+
+    Args:
+        options: What `add_arguments` has added.
+        server_words: The rest of the command line: what stands behind `uvicorn`.
+    """
+    try:
+        started = read_command_line(server_words)
+        with redirect_stdout(sys.stderr):  # what the app prints is not part of the report
+            loaded = load(started.target, started.folder, is_factory=started.is_factory)
+            situation = asyncio.run(look(started, loaded, options.proxy_timeout))
+    except NothingToDo:
+        return 0
+    except (CannotLoad, CannotRead) as failure:
+        print(f"doctor: {failure}", file=sys.stderr)  # noqa: T201 - this is a command
+        return UNUSABLE
+    findings = judge(situation, options.ignore)
+    code = exit_code(findings.values(), strict=options.strict)
+    told = (
+        as_json(situation, findings, code)
+        if options.json
+        else as_text(situation, findings, colours=wants_colours(sys.stdout))
+    )
+    print(printable(told, sys.stdout))  # noqa: T201 - this is a command
+    return code
+
+
+async def look(started: Started, loaded: Loaded, proxy_timeout: float | None = None) -> Situation:
+    """Find out all there is to know."""
+    app, rooms = await look_at_app(loaded)
+    return Situation(
+        app=app,
+        rooms=rooms,
+        server=started.server,
+        broker=await ask_broker(backend_of(manager_of(loaded))),
+        proxy_timeout=proxy_timeout,
+        versions=installed(),
+        required=required(),
+    )
+
+
+def exit_code(findings: Iterable[Finding], *, strict: bool) -> int:
+    """Return 1 if there are errors; if it is strict, also if there are warnings."""
+    bad = {Severity.ERROR, Severity.WARNING} if strict else {Severity.ERROR}
+    return int(any(finding.severity in bad for finding in findings))

@@ -1,0 +1,144 @@
+"""What the doctor found when it looked: facts only. None of them is a secret, and none is a judgement."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from fastapi_rooms.domain.settings import RoomsSettings
+
+
+class Start(StrEnum):
+    """Who starts the manager when the app starts, as far as can be seen without starting it."""
+
+    EXTENSION = "extension"
+    """The lifespan of an extension runs with the app."""
+    OWN_LIFESPAN = "own lifespan"
+    """A lifespan of the app's own enters one that somebody else has."""
+    UNSEEN = "unseen"
+    """The app runs code at its start, which does not look as if it did."""
+    NOBODY = "nobody"
+    """The app runs no code at its start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mounted:
+    """An app that is mounted in the app, and has code to be run at its start."""
+
+    path: str
+    has_rooms: bool = False
+    """That code is an extension's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class App:
+    """The app object."""
+
+    target: str
+    """`MODULE:APP`."""
+    start: Start = Start.EXTENSION
+    extensions: int = 1
+    """How many extensions have their lifespan run with the app."""
+    managers: int = 1
+    """How many managers were made when it was imported."""
+    ignored_hooks: tuple[str, ...] = ()
+    """What was registered with `on_event` and will not be called."""
+    lost_routes: tuple[str, ...] = ()
+    """Paths of routes that were put on an extension's router and are not in the app."""
+    mounted: tuple[Mounted, ...] = ()
+    send_wrappers: tuple[str, ...] = ()
+    """Middleware that passes a `send` of its own to WebSockets."""
+    outer_layers: tuple[str, ...] = ()
+    """What the app is wrapped in, and was not looked into."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rooms:
+    """The manager of the app."""
+
+    settings: RoomsSettings = field(default_factory=RoomsSettings)
+    backend: str | None = None
+    """The class of what joins nodes; None: this process is all."""
+    joins_processes: bool = False
+    """Whether that reaches beyond this process."""
+    needs_start: bool = True
+    """It is of no use before somebody has started it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """How uvicorn would be started."""
+
+    version: str = "0.54.0"
+    workers: int = 1
+    websockets: str | None = "uvicorn.protocols.websockets.websockets_sansio_impl.WebSocketsSansIOProtocol"
+    """The class that serves WebSockets; None: there is none."""
+    ping_interval: float | None = 20.0
+    """In seconds; None: no pings."""
+    ping_timeout: float | None = 20.0
+    per_message_deflate: bool = True
+    max_size: int = 16 * 1024 * 1024
+    graceful_timeout: float | None = None
+    proxy_headers: bool = True
+    trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+    lifespan: str = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputLimit:
+    """What Redis lets pile up for one listener, in bytes; 0: no limit."""
+
+    hard: int
+    soft: int
+    seconds: int
+    """For how long it may be above `soft`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broker:
+    """A Redis that answered."""
+
+    place: str
+    """Where it is, without credentials."""
+    is_local: bool = True
+    has_password: bool = False
+    is_cluster: bool = False
+    is_told: bool = True
+    """It told about itself; if not, the fields below say nothing."""
+    product: str = "Redis"
+    version: str = ""
+    """The version of the product."""
+    compatible: str = ""
+    """The version of Redis that it says it is."""
+    role: str = "master"
+    keys: int = 0
+    max_memory: int = 0
+    """In bytes; 0: no limit."""
+    eviction: str = "noeviction"
+    output_limit: OutputLimit | None = None
+    """None: it does not tell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreachable:
+    """A Redis that did not answer."""
+
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """All of it."""
+
+    app: App
+    rooms: Rooms | None = None
+    """None: the import of the app made no manager."""
+    server: Server | None = None
+    """None: uvicorn is not installed."""
+    broker: Broker | Unreachable | None = None
+    """None: the app uses no Redis."""
+    proxy_timeout: float | None = None
+    """After how many idle seconds a proxy closes a connection; None: nobody told."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """What is installed, by name."""
+    required: dict[str, str] = field(default_factory=dict)
+    """The oldest versions that this package works with, by name."""
