@@ -1,60 +1,10 @@
 """What a backend is. Small on purpose: `fastapi_rooms.testing.BackendConformance` says the rest in tests."""
 
-from collections.abc import Awaitable, Collection
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Protocol, runtime_checkable
 
-from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, TargetKind
-
-
-@dataclass(frozen=True, slots=True)
-class BackendStatus:
-    """Whether a node hears the others and is heard; counts since the backend was made."""
-
-    connected: bool
-    """What this node publishes was heard by itself, all the way through the broker, and nothing has failed since."""
-    degraded_since: datetime | None
-    """Since when it is not connected, in UTC; None while it is."""
-    reconnects: int = 0
-    """How often a lost connection to the broker was made again."""
-    gaps: int = 0
-    """How often this node may have missed something."""
-    undelivered: int = 0
-    """Publishes that failed, or of which nobody knows whether they arrived."""
-    undecodable: int = 0
-    """What arrived and was no envelope: dropped."""
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Gap:
-    """A time in which a node may have missed what other nodes published. Reported when it hears again."""
-
-    since: datetime
-    """When the node last knew that it heard, in UTC."""
-    until: datetime
-    """When it heard again, in UTC."""
-    targets: frozenset[Target]
-    """What may have missed something, of all that this node is subscribed to."""
-
-    def __repr__(self) -> str:
-        span = f"{self.since:%H:%M:%S.%f}-{self.until:%H:%M:%S.%f}"
-        return f"<Gap {span} rooms={len(self.rooms)} users={len(self.users)}>"
-
-    @property
-    def rooms(self) -> frozenset[str]:
-        """The rooms among the targets."""
-        return frozenset(target.name for target in self.targets if target.kind is TargetKind.ROOM)
-
-    @property
-    def users(self) -> frozenset[str]:
-        """The users among the targets."""
-        return frozenset(target.name for target in self.targets if target.kind is TargetKind.USER)
-
-    @property
-    def everybody(self) -> bool:
-        """Whether a broadcast to everybody may have been missed."""
-        return EVERYBODY in self.targets
+from fastapi_rooms.domain.backend_state import BackendStatus, Gap
+from fastapi_rooms.domain.envelope import Envelope, Target
 
 
 class Receiver(Protocol):
@@ -115,4 +65,36 @@ class Backend(Protocol):
 
     def unsubscribe(self, targets: Collection[Target]) -> None:
         """Stop wanting these from now on; the broker is told soon. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class SupportsStore(Protocol):
+    """What a backend may have beside that: small values that all nodes share for a time. Whoever needs it asks once.
+
+    Not a database: a broker that fails over or is emptied may lose what was put, and bring back what was taken.
+
+    Nothing is tried a second time here. A caller may repeat `put` and `peek`, but not `take`: the answer that was lost
+    may have been the value. Cancelling a call takes nothing back.
+
+    All raise `BackendUnavailable` while the broker is away, and when it does not answer within the time that a publish
+    has. Then nobody knows whether `put` and `take` have happened.
+    """
+
+    async def put(self, key: str, value: bytes, seconds: float) -> None:
+        """Keep a value for so long, more than 0, in place of the one that the key had."""
+        ...
+
+    async def take(self, key: str) -> bytes | None:
+        """Return a value and forget it; None if there is none.
+
+        Of all who ask at once, on whatever node, one gets it.
+        """
+        ...
+
+    async def peek(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the values of any number of keys, in their order, and leave them where they are.
+
+        Asks in batches, each of which has the time that a publish has. It is no snapshot.
+        """
         ...

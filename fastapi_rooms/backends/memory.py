@@ -8,28 +8,68 @@ it misses lies exactly within its gap.
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Collection, Generator
+import time
+from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from fastapi_rooms.backends.contract import BackendStatus, Gap, Receiver
+from fastapi_rooms.backends.contract import Receiver
+from fastapi_rooms.domain.backend_state import BackendStatus, Gap
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, TargetKind, UndecodableError, decode, is_from
 from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError
+from fastapi_rooms.domain.expiring import Expiring
 
 logger = logging.getLogger("fastapi_rooms")
+
+
+class LocalStore:
+    """A `SupportsStore` in this process. Thread-safe; never waits and never fails.
+
+    Args:
+        max_values: How many values it may keep; beyond that the one that was put first is forgotten.
+        clock: Tells the time in seconds, and never goes back.
+    """
+
+    def __init__(self, max_values: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lock = threading.Lock()
+        self._kept = Expiring(max_values)
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<LocalStore values={len(self._kept)}>"
+
+    async def put(self, key: str, value: bytes, seconds: float) -> None:
+        """See `SupportsStore.put`."""
+        with self._lock:
+            self._kept.put(key, value, seconds, self._clock())
+
+    async def take(self, key: str) -> bytes | None:
+        """See `SupportsStore.take`."""
+        with self._lock:
+            return self._kept.take(key, self._clock())
+
+    async def peek(self, keys: Sequence[str]) -> list[bytes | None]:
+        """See `SupportsStore.peek`."""
+        with self._lock:
+            return self._kept.peek(keys, self._clock())
 
 
 class Hub:
     """The broker in memory: takes what one node publishes to the loops of the others. Thread-safe.
 
+    Args:
+        clock: Tells in seconds for how long values have been kept.
+
     Attributes:
         lock: Held while anything about the hub or one of its backends is read or changed.
+        store: What all nodes share.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.lock = threading.Lock()
+        self.store = LocalStore(clock=clock)
         self._nodes: dict[MemoryBackend, None] = {}  # started and not stopped, first come first
 
     def __repr__(self) -> str:
@@ -86,7 +126,7 @@ class _Life:
 
 
 class MemoryBackend:
-    """Carries envelopes through a `Hub` in this process. See `Backend`.
+    """Carries envelopes through a `Hub` in this process. See `Backend` and `SupportsStore`.
 
     May be started on any event loop, and after `stop()` on another one. A loop that was closed without `stop()` is a
     node that died: nobody else notices.
@@ -151,8 +191,7 @@ class MemoryBackend:
         with self.hub.lock:
             if self._degraded_since is not None:
                 self._undelivered += 1
-                reason = "the backend is not started" if self._life is None else "this node is cut off"
-                return _Ready(BackendUnavailable(reason))
+                return _Ready(self._unavailable())
             self.hub.carry(target, data)
         return _Ready()
 
@@ -166,6 +205,18 @@ class MemoryBackend:
         """See `Backend.unsubscribe`; takes effect at the call. May be called from any thread."""
         with self.hub.lock:
             self._wanted.difference_update(targets)
+
+    async def put(self, key: str, value: bytes, seconds: float) -> None:
+        """See `SupportsStore.put`."""
+        await self._reach_store().put(key, value, seconds)
+
+    async def take(self, key: str) -> bytes | None:
+        """See `SupportsStore.take`."""
+        return await self._reach_store().take(key)
+
+    async def peek(self, keys: Sequence[str]) -> list[bytes | None]:
+        """See `SupportsStore.peek`."""
+        return await self._reach_store().peek(keys)
 
     # What the hub tells, holding the lock
 
@@ -197,6 +248,15 @@ class MemoryBackend:
             life.loop.call_soon_threadsafe(function, life, *args, context=Context())
         except RuntimeError:  # the loop is closed
             self._die()
+
+    def _reach_store(self) -> LocalStore:
+        with self.hub.lock:
+            if self._degraded_since is not None:
+                raise self._unavailable()
+        return self.hub.store
+
+    def _unavailable(self) -> BackendUnavailable:
+        return BackendUnavailable("the backend is not started" if self._life is None else "this node is cut off")
 
     def _die(self) -> None:
         self._life = None

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 
-from fastapi_rooms.backends.contract import Gap
+from fastapi_rooms.domain.backend_state import Gap
 from fastapi_rooms.domain.envelope import Envelope
 
 LOOK_SECONDS = 0.002

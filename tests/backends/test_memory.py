@@ -8,7 +8,8 @@ from uuid import uuid4
 import pytest
 
 from fastapi_rooms import Backend, BackendUnavailable, ConfigurationError
-from fastapi_rooms.backends.memory import Hub, MemoryBackend
+from fastapi_rooms.backends.contract import SupportsStore
+from fastapi_rooms.backends.memory import Hub, LocalStore, MemoryBackend
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, room_target
 from fastapi_rooms.domain.messages import Message
 from fastapi_rooms.testing import BackendConformance, Recorder
@@ -424,3 +425,57 @@ def test_its_repr_shows_no_names(hub):
     assert repr(backend) == "<MemoryBackend targets=1 (degraded)>"
     asyncio.run(backend.start(uuid4().hex, Recorder()))
     assert repr(backend) == "<MemoryBackend targets=1>"
+
+
+# The store
+
+
+def test_it_has_a_store():
+    assert isinstance(MemoryBackend(Hub()), SupportsStore)
+    assert isinstance(LocalStore(), SupportsStore)
+
+
+async def test_values_are_kept_by_the_clock_of_the_hub_whoever_put_them():
+    now = 1000.0
+    hub = Hub(clock=lambda: now)
+    one, two = Node(hub), Node(hub)
+    for node in (one, two):
+        await node.start()
+    await one.backend.put("a", b"1", 30.0)
+    await one.backend.stop()
+    now = 1029.9
+    assert await two.backend.peek(["a"]) == [b"1"]
+    now = 1030.0
+    assert await two.backend.peek(["a"]) == [None]
+    assert await two.backend.take("a") is None
+    await two.backend.stop()
+
+
+async def test_a_node_that_is_cut_off_says_why_its_store_is_out_of_reach(hub):
+    node = Node(hub)
+    with pytest.raises(BackendUnavailable, match="not started"):
+        await node.backend.put("a", b"1", 30.0)
+    await node.start()
+    hub.cut(node.backend)
+    with pytest.raises(BackendUnavailable, match="cut off"):
+        await node.backend.take("a")
+    await node.backend.stop()
+
+
+def test_nodes_in_many_threads_take_a_value_once(hub, threaded):
+    nodes = [threaded() for _ in range(4)]
+    for number in range(100):
+        nodes[0].run(nodes[0].backend.put(str(number), b"", 30.0))
+    taken = [
+        asyncio.run_coroutine_threadsafe(node.backend.take(str(number)), node.loop)
+        for number in range(100)
+        for node in nodes
+    ]
+    assert [one.result(DEADLINE) for one in taken].count(b"") == 100
+
+
+async def test_a_store_shows_how_much_it_keeps_and_nothing_of_it():
+    store = LocalStore(max_values=2)
+    for key in ("s3cret", "b", "c"):
+        await store.put(key, b"s3cret", 30.0)
+    assert repr(store) == "<LocalStore values=2>"

@@ -153,6 +153,7 @@ async def test_a_room_is_followed_to_where_its_slot_moves(each_cluster):
             assert {target for gap in node.gaps for target in gap.targets} == {moved}, "nobody else missed anything"
             assert node.connected
             assert node.backend.status.reconnects == 0
+            assert node.backend.status.probe_seconds
         assert speaker.gaps == []
 
 

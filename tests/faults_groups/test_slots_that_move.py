@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redis.exceptions import ClusterDownError, MovedError
+from redis.exceptions import AskError, ClusterDownError, MovedError
 from support import until
 
 from fastapi_rooms import BackendUnavailable
@@ -587,3 +587,50 @@ async def test_it_is_healthy_when_all_servers_are_and_says_why_not(scene):
     scene.links._table = SlotTable()
     assert not scene.links.is_healthy
     assert str(scene.links.last_error) == "some slots of the cluster have no server"
+
+
+# Keys that are ahead of their slot
+
+
+def ask(port):
+    return AskError(f"{slot_of(CHANNELS[0])} 127.0.0.1:{port}")
+
+
+async def test_what_is_about_a_key_that_is_ahead_of_its_slot_is_sent_after_it(monkeypatch):
+    scene = Scene(monkeypatch)
+    scene.refresh(SERVERS[0], SERVERS[1])
+    source, target = scene.pair
+    told = scene.links.send(b"GETDEL", CHANNELS[0])
+    command = source.line.queue.popleft()
+    assert source.owner.on_refused(source, command, ask(SERVERS[1][1]))
+    assert [one.words for one in target.line.queue] == [(b"ASKING",), (b"GETDEL", CHANNELS[0])]
+    for one in list(target.line.queue):
+        one.succeed(b"OK")
+    assert await told == b"OK"
+    assert scene.links._link_of(slot_of(CHANNELS[0])) is source, "its slot is where it was"
+    target.line.queue.clear()
+    await scene.links.stop()
+
+
+async def test_nobody_asks_a_server_that_is_not_known_or_one_after_the_other_for_ever(monkeypatch):
+    scene = Scene(monkeypatch)
+    scene.refresh(SERVERS[0], SERVERS[1])
+    source, _ = scene.pair
+    command = source.line.make(b"GETDEL", CHANNELS[0])
+    assert not source.owner.on_refused(source, command, ask(SERVERS[2][1]))
+    assert not source.owner.on_refused(source, command, ask(99_999))
+    command.redirects = cluster.MAX_REDIRECTS
+    assert not source.owner.on_refused(source, command, ask(SERVERS[1][1]))
+    await scene.links.stop()
+
+
+async def test_what_is_about_a_key_that_is_ahead_fails_by_its_deadline(monkeypatch):
+    scene = Scene(monkeypatch, timeout=0.05)
+    scene.refresh(SERVERS[0], SERVERS[1])
+    source, target = scene.pair
+    told = scene.links.send(b"GETDEL", CHANNELS[0])
+    assert source.owner.on_refused(source, source.line.queue.popleft(), ask(SERVERS[1][1]))
+    with pytest.raises(BackendUnavailable, match="its time was over"):
+        await asyncio.wait_for(told, 5)
+    target.lose()
+    await scene.links.stop()

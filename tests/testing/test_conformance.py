@@ -2,6 +2,8 @@
 
 import asyncio
 import inspect
+import time
+import unicodedata
 import unittest
 from datetime import UTC, datetime
 from typing import ClassVar
@@ -9,8 +11,8 @@ from typing import ClassVar
 import pytest
 
 from fastapi_rooms import BackendUnavailable, Gap
-from fastapi_rooms.backends.contract import BackendStatus
-from fastapi_rooms.backends.memory import Hub, MemoryBackend
+from fastapi_rooms.backends.memory import Hub, LocalStore, MemoryBackend
+from fastapi_rooms.domain.backend_state import BackendStatus
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, TargetKind, decode
 from fastapi_rooms.domain.messages import Close, Message
 from fastapi_rooms.testing import BackendConformance
@@ -386,6 +388,97 @@ class NeverStops(MemoryBackend):
             await super().stop()
 
 
+class KeepsToItself(MemoryBackend):
+    """Has a store that others do not see."""
+
+    def __init__(self, hub):
+        super().__init__(hub)
+        self._own = LocalStore()
+
+    def _reach_store(self):
+        super()._reach_store()
+        return self._own
+
+
+class ChangesValues(MemoryBackend):
+    async def put(self, key, value, seconds):
+        await super().put(key, value.strip(), seconds)
+
+
+class TakesWhenPeeking(MemoryBackend):
+    async def peek(self, keys):
+        return [await self.take(key) for key in keys]
+
+
+class FoldsKeys(MemoryBackend):
+    async def put(self, key, value, seconds):
+        await super().put(unicodedata.normalize("NFC", key), value, seconds)
+
+
+class PicksByTag(MemoryBackend):
+    """Takes a part of the key for all of it."""
+
+    async def put(self, key, value, seconds):
+        await super().put(key.partition("}")[0], value, seconds)
+
+    async def peek(self, keys):
+        return await super().peek([key.partition("}")[0] for key in keys])
+
+
+class TakesInTwoSteps(MemoryBackend):
+    async def take(self, key):
+        (value,) = await self.peek([key])
+        await asyncio.sleep(0)
+        await super().take(key)
+        return value
+
+
+class KeepsForEver(MemoryBackend):
+    async def put(self, key, value, seconds):
+        await super().put(key, value, 60)
+
+
+class CountsMilliseconds(MemoryBackend):
+    async def put(self, key, value, seconds):
+        await super().put(key, value, seconds / 1000)
+
+
+class KeepsTheFirstTime(MemoryBackend):
+    async def put(self, key, value, seconds):
+        self.times = {key: seconds, **getattr(self, "times", {})}
+        await super().put(key, value, self.times[key])
+
+
+class LosesOrder(MemoryBackend):
+    async def peek(self, keys):
+        return await super().peek(sorted(keys))
+
+
+class PeeksAtAThousand(MemoryBackend):
+    async def peek(self, keys):
+        return await super().peek(keys[:1000])
+
+
+class AlwaysReachesItsStore(MemoryBackend):
+    def _reach_store(self):
+        return self.hub.store
+
+
+class PutsAgain(MemoryBackend):
+    """Keeps what failed for later."""
+
+    async def put(self, key, value, seconds):
+        try:
+            await super().put(key, value, seconds)
+        except BackendUnavailable:
+            self.late = (key, value, seconds)
+            raise
+
+    def on_restored(self):
+        super().on_restored()
+        self.hub.store._kept.put(*self.late, time.monotonic())
+
+
 WRONG = [
     (Echoes, "reaches_every_subscribed_node_but_the_one_that_published"),
     (AlwaysFails, "reaches_every_subscribed_node_but_the_one_that_published"),
@@ -437,6 +530,20 @@ WRONG = [
     (NeverConnectsLate, "starts_degraded_and_connects_when_the_broker_comes"),
     (IgnoresRequired, "does_not_start_without_the_broker_if_it_is_required"),
     (NeverStops, "can_be_stopped_while_cut_off"),
+    (KeepsToItself, "a_store_keeps_values_for_all_nodes_as_they_are"),
+    (ChangesValues, "a_store_keeps_values_for_all_nodes_as_they_are"),
+    (TakesWhenPeeking, "a_store_keeps_values_for_all_nodes_as_they_are"),
+    (FoldsKeys, "a_store_keeps_keys_apart_whatever_they_are"),
+    (PicksByTag, "a_store_keeps_keys_apart_whatever_they_are"),
+    (TakesInTwoSteps, "of_all_who_take_a_value_at_once_one_gets_it"),
+    (KeepsForEver, "a_store_forgets_a_value_when_its_time_is_over"),
+    (CountsMilliseconds, "a_store_forgets_a_value_when_its_time_is_over"),
+    (KeepsTheFirstTime, "a_store_forgets_a_value_when_its_time_is_over"),
+    (LosesOrder, "a_store_is_asked_for_ten_thousand_keys_at_once"),
+    (PeeksAtAThousand, "a_store_is_asked_for_ten_thousand_keys_at_once"),
+    (AlwaysReachesItsStore, "a_store_fails_while_it_is_stopped"),
+    (AlwaysReachesItsStore, "a_store_fails_while_cut_off"),
+    (PutsAgain, "a_store_fails_while_cut_off"),
 ]
 
 
@@ -471,6 +578,23 @@ class Uncuttable(BackendConformance):
 async def test_tests_of_outages_are_skipped_where_the_broker_cannot_be_cut_off():
     with pytest.raises(unittest.SkipTest, match=r"override cut\(\) and restore\(\)"):
         await Uncuttable().test_others_go_on_while_one_is_cut_off()
+
+
+class Storeless:
+    """The rest of a backend."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __getattr__(self, name):
+        if name in ("put", "take", "peek"):
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+async def test_tests_of_a_store_are_skipped_where_there_is_none():
+    with pytest.raises(unittest.SkipTest, match="has no store"):
+        await Suite(lambda hub: Storeless(MemoryBackend(hub))).test_a_store_fails_while_it_is_stopped()
 
 
 async def test_what_can_be_cut_off_has_to_be_restored():

@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Collection, Generator
+from collections.abc import Awaitable, Collection, Generator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from fastapi_rooms.backends.contract import BackendStatus, Gap, Receiver
+from fastapi_rooms.backends.contract import Receiver
+from fastapi_rooms.backends.redis import store
 from fastapi_rooms.backends.redis.channels import Channels
 from fastapi_rooms.backends.redis.cluster import ClusterLinks
 from fastapi_rooms.backends.redis.link import Pace
 from fastapi_rooms.backends.redis.places import ClusterSeeds, Source, locate
 from fastapi_rooms.backends.redis.routes import OneLink, Routes
+from fastapi_rooms.domain.backend_state import BackendStatus, Gap
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, TargetKind, UndecodableError, decode, is_from
 from fastapi_rooms.domain.errors import BackendUnavailable
 from fastapi_rooms.domain.seldom import Seldom
@@ -21,10 +23,11 @@ from fastapi_rooms.domain.settings import RoomsSettings
 logger = logging.getLogger("fastapi_rooms")
 
 LOG_SECONDS = 60.0
+STOPPED = "the backend is stopped"
 
 
 class RedisBackend:
-    """Carries envelopes by Redis pub/sub; in a Redis Cluster by sharded pub/sub. See `Backend`.
+    """Carries envelopes by Redis pub/sub; in a Redis Cluster by sharded pub/sub. See `Backend` and `SupportsStore`.
 
     Args:
         source: A URL, or a ready client of `redis.asyncio`, of which only address, credentials and TLS are used.
@@ -67,6 +70,7 @@ class RedisBackend:
             gaps=self._gaps,
             undelivered=self._undelivered,
             undecodable=self._undecodable,
+            probe_seconds=None if self._routes is None else self._routes.probe_seconds,
         )
 
     async def start(self, node_id: str, receiver: Receiver, *, required: bool = False) -> None:
@@ -120,7 +124,7 @@ class RedisBackend:
         """See `Backend.publish`."""
         if self._routes is None:
             failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            failed.set_exception(BackendUnavailable("the backend is stopped"))
+            failed.set_exception(BackendUnavailable(STOPPED))
             self._count(failed)
             return failed
         future = self._routes.publish(self._channels.of(envelope.target), envelope.encode())
@@ -145,9 +149,26 @@ class RedisBackend:
         if self._routes is not None:
             self._routes.unwant(channels)
 
+    async def put(self, key: str, value: bytes, seconds: float) -> None:
+        """See `SupportsStore.put`."""
+        await store.put(self._running_routes(), self._channels.of_key(key), value, seconds)
+
+    async def take(self, key: str) -> bytes | None:
+        """See `SupportsStore.take`."""
+        return await store.take(self._running_routes(), self._channels.of_key(key))
+
+    async def peek(self, keys: Sequence[str]) -> list[bytes | None]:
+        """See `SupportsStore.peek`."""
+        return await store.peek(self._running_routes(), [self._channels.of_key(key) for key in keys])
+
     def is_settled(self) -> bool:
         """Return whether Redis has confirmed exactly the channels that are wanted."""
         return self._routes is not None and self._routes.is_settled()
+
+    def _running_routes(self) -> Routes:
+        if self._routes is None:
+            raise BackendUnavailable(STOPPED)
+        return self._routes
 
     def _make_routes(self, node_id: str, pace: Pace) -> Routes:
         if isinstance(self._place, ClusterSeeds):

@@ -1,7 +1,8 @@
-"""Names of Redis channels.
+"""Names of Redis channels, and of the keys of the store.
 
 Names of rooms and users are percent-encoded: two names never give the same channel, and what is left (letters, digits,
-`_.-~%`) can be no pattern, no hash tag that picks a slot of a Redis Cluster, and none of our other channels.
+`_.-~%`) can be no pattern, no hash tag that picks a slot of a Redis Cluster, and none of our other channels. The same
+goes for keys, each of which says what it is of, too.
 """
 
 from urllib.parse import quote
@@ -35,3 +36,7 @@ class Channels:
     def all_of_node(self, node_id: str) -> bytes:
         """Return what the channels of a node begin with."""
         return f"{self._prefix}:node:{node_id}:".encode()
+
+    def of_key(self, key: str) -> bytes:
+        """Return the name in Redis of a key of the store."""
+        return f"{self._prefix}:store:{quote(key, safe='', errors='surrogatepass')}".encode()

@@ -17,12 +17,12 @@ from redis.exceptions import ResponseError
 
 from fastapi_rooms.backends.redis.asking import first_answer
 from fastapi_rooms.backends.redis.dialing import Server
-from fastapi_rooms.backends.redis.held import HeldCommands
+from fastapi_rooms.backends.redis.held import HeldCommands, keep_in_time
 from fastapi_rooms.backends.redis.link import Link, Pace, ShardOwner
 from fastapi_rooms.backends.redis.places import ClusterSeeds
 from fastapi_rooms.backends.redis.publishing import Command
 from fastapi_rooms.backends.redis.routes import Listening
-from fastapi_rooms.backends.redis.slots import Address, SlotTable, channel_in, moved_to, slot_of
+from fastapi_rooms.backends.redis.slots import Address, SlotTable, ahead_to, channel_in, moved_to, slot_of
 from fastapi_rooms.domain.errors import BackendUnavailable
 from fastapi_rooms.tasks import end_tasks
 
@@ -46,6 +46,8 @@ class ClusterLinks(ShardOwner):
         listening: Whom to tell.
         probe_channel: The n-th of the channels of this node.
     """
+
+    keys_per_command = 1  # two keys may lie in different slots, and while a slot moves, in different places
 
     def __init__(
         self, seeds: ClusterSeeds, pace: Pace, listening: Listening, probe_channel: Callable[[int], bytes]
@@ -83,6 +85,12 @@ class ClusterLinks(ShardOwner):
             if not link.is_healthy:
                 return link.last_error or BackendUnavailable(f"{link.name} was not heard yet")
         return self._last_error or BackendUnavailable("some slots of the cluster have no server")
+
+    @property
+    def probe_seconds(self) -> float | None:
+        """How long the last probe of the slowest link took; None: none was heard yet."""
+        heard = [link.probe_seconds for link in self._links.values() if link.probe_seconds is not None]
+        return max(heard, default=None)
 
     def start(self) -> None:
         """Ask for the table and begin to connect."""
@@ -126,14 +134,20 @@ class ClusterLinks(ShardOwner):
 
     def publish(self, channel: bytes, payload: bytes) -> asyncio.Future[object]:
         """Publish to the shard that has the channel."""
-        slot = slot_of(channel)
+        return self._send(slot_of(channel), lambda link: link.publishing(channel, payload))
+
+    def send(self, word: bytes, key: bytes, *words: bytes) -> asyncio.Future[object]:
+        """Send a command to the shard that has its key."""
+        return self._send(slot_of(key), lambda link: link.line.make(word, key, *words))
+
+    def _send(self, slot: int, make: Callable[[Link], Command]) -> asyncio.Future[object]:
         link = self._link_of(slot)
         if link is None:
             failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
             nobody = BackendUnavailable(f"no server of the cluster is known to have slot {slot}")
             failed.set_exception(BackendUnavailable(*(self._last_error or nobody).args))  # each caller gets its own
             return failed
-        command = link.publishing(channel, payload)
+        command = make(link)
         if slot in self._held:
             self._held.wait(slot, command)
         else:
@@ -326,6 +340,8 @@ class ClusterLinks(ShardOwner):
         """Send a command to where its slot is now. That is no repetition: the server that refused it did nothing."""
         self._stale.set()
         asked = self._addresses.get(link)
+        if asked is not None and (ahead := ahead_to(error, asked)) is not None:
+            return self._send_ahead(ahead, command)
         owner = None if asked is None else moved_to(error, asked)
         if asked is None or owner is None or owner == asked or command.redirects >= MAX_REDIRECTS:
             return False
@@ -339,6 +355,18 @@ class ClusterLinks(ShardOwner):
             self._probe_where_it_has_slots(asked, link)
             return False
         self._held.refuse(slot, command)
+        return True
+
+    def _send_ahead(self, address: Address, command: Command) -> bool:
+        """Send a command to where its key is, or would be, while its slot is still being moved there."""
+        link = self._links.get(address)
+        if link is None or command.redirects >= MAX_REDIRECTS:
+            return False
+        command.redirects += 1
+        keep_in_time(command)
+        # What is asked for holds for the next command only; nothing comes between the two.
+        link.line.send(b"ASKING").add_done_callback(asyncio.Future.exception)  # seen
+        link.line.put(command)
         return True
 
 

@@ -68,12 +68,12 @@ class HeldCommands:
 
     def refuse(self, slot: int, command: Command) -> None:
         """Send a command that a server refused to whoever has its slot, when those before it have been answered."""
-        _keep_in_time(command)
+        keep_in_time(command)
         self._held[slot].refused[command] = None
 
     def wait(self, slot: int, command: Command) -> None:
         """Send a new command behind those."""
-        _keep_in_time(command)
+        keep_in_time(command)
         self._held[slot].waiting.append(command)
 
     def _release(self, slot: int, end: asyncio.Future[object]) -> None:
@@ -97,7 +97,7 @@ def _under_way(link: Link) -> list[Command]:
     return [one for one in link.line.unanswered() if len(one.words) > 1 and one.words[1] != link.probe_channel]
 
 
-def _keep_in_time(command: Command) -> None:
+def keep_in_time(command: Command) -> None:
     """Fail a command at its deadline wherever it is by then. A line looks only after the oldest that it has."""
     timer = asyncio.get_running_loop().call_at(
         command.deadline, command.fail, BackendUnavailable("its slot moved, and its time was over before it arrived")

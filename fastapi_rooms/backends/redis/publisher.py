@@ -1,17 +1,21 @@
 """For code that is no web process: a worker, a cron job, a script."""
 
 import asyncio
+from collections.abc import Awaitable
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-from fastapi_rooms.backends.contract import Backend, BackendStatus, Gap
+from fastapi_rooms.backends.contract import Backend, SupportsStore
 from fastapi_rooms.backends.redis.backend import RedisBackend
 from fastapi_rooms.backends.redis.places import Source
+from fastapi_rooms.domain.backend_state import BackendStatus, Gap
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, check_size, room_target, user_target
 from fastapi_rooms.domain.errors import BackendUnavailable
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
+from fastapi_rooms.domain.revocation import Revocation, revocation_key
 from fastapi_rooms.domain.settings import RoomsSettings
 
 
@@ -117,11 +121,18 @@ class Publisher:
     async def close_user(self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close all connections of a user, behind what was sent to them before.
 
+        It is also kept for `revocation_seconds`, for nodes that are cut off.
+
         Raises:
             ConfigurationError: The code may not be sent.
             BackendUnavailable: Redis did not take it in time.
         """
-        await self._publish(user_target(user_id), Close(code, reason))
+        close = Close(code, reason)
+        await self._publish(user_target(user_id), close)
+        seconds = self._settings.revocation_seconds
+        if seconds is not None and isinstance(self._backend, SupportsStore):
+            value = Revocation(datetime.now(UTC), close).encode()
+            await self._tell(self._backend.put(revocation_key(user_id), value, seconds))
 
     def _lock(self) -> asyncio.Lock:
         loop = asyncio.get_running_loop()
@@ -133,8 +144,11 @@ class Publisher:
         envelope = Envelope(self._id, target, content)
         check_size(envelope, self._settings.max_envelope_bytes)
         await self.start()
+        await self._tell(self._backend.publish(envelope))
+
+    async def _tell(self, told: Awaitable[object]) -> None:
         try:
-            await self._backend.publish(envelope)
+            await told
         except BackendUnavailable as error:
             raise BackendUnavailable(
                 f"the nodes were not told, or not for certain: {error}. Send again later"

@@ -29,6 +29,9 @@ class Listening(Protocol):
 class Routes(Protocol):
     """Links to one server or to many."""
 
+    keys_per_command: int
+    """How many keys one command may name, so that one server has them all."""
+
     @property
     def is_healthy(self) -> bool:
         """Whether every link is."""
@@ -37,6 +40,11 @@ class Routes(Protocol):
     @property
     def last_error(self) -> BackendUnavailable | None:
         """Why it is not healthy, as far as that is known."""
+        ...
+
+    @property
+    def probe_seconds(self) -> float | None:
+        """How long the last probe took, of many links the slowest; None: none was heard yet."""
         ...
 
     def start(self) -> None:
@@ -59,6 +67,10 @@ class Routes(Protocol):
         """Publish; see `PublishLine.send`."""
         ...
 
+    def send(self, word: bytes, key: bytes, *words: bytes) -> asyncio.Future[object]:
+        """Send a command about keys; see `PublishLine.send`."""
+        ...
+
     def want(self, channels: Iterable[bytes]) -> list[asyncio.Future[None]]:
         """Want channels; see `Listener.want`."""
         ...
@@ -74,6 +86,8 @@ class Routes(Protocol):
 
 class OneLink(LinkOwner):
     """Everything goes to one server."""
+
+    keys_per_command = 500  # more in one piece would keep the server from others for too long
 
     def __init__(
         self, place: OneServer | SentinelMaster, pace: Pace, listening: Listening, probe_channel: bytes
@@ -92,6 +106,11 @@ class OneLink(LinkOwner):
     def last_error(self) -> BackendUnavailable | None:
         """Why it is not healthy, as far as that is known."""
         return self._link.last_error
+
+    @property
+    def probe_seconds(self) -> float | None:
+        """How long the last probe took; None: none was heard yet."""
+        return self._link.probe_seconds
 
     def start(self) -> None:
         """Begin to connect."""
@@ -112,6 +131,10 @@ class OneLink(LinkOwner):
     def publish(self, channel: bytes, payload: bytes) -> asyncio.Future[object]:
         """Publish; see `PublishLine.send`."""
         return self._link.publish(channel, payload)
+
+    def send(self, word: bytes, key: bytes, *words: bytes) -> asyncio.Future[object]:
+        """Send a command about keys; see `PublishLine.send`."""
+        return self._link.line.send(word, key, *words)
 
     def want(self, channels: Iterable[bytes]) -> list[asyncio.Future[None]]:
         """Want channels; see `Listener.want`."""

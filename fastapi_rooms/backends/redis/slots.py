@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from redis.crc import key_slot
-from redis.exceptions import MovedError, ResponseError
+from redis.exceptions import AskError, MovedError, ResponseError
 
 Address = tuple[str, int]
 
@@ -76,9 +76,18 @@ def moved_to(error: ResponseError, asked: Address) -> Address | None:
         error: What a server answered.
         asked: Which one it was; a server that does not know the other's name leaves the host empty.
     """
-    if not isinstance(error, MovedError) or not 0 < error.port <= MAX_PORT:
+    return _place_in(error, asked) if isinstance(error, MovedError) else None
+
+
+def ahead_to(error: ResponseError, asked: Address) -> Address | None:
+    """Return where a key is, if an error says that it has moved ahead of its slot. Arguments as for `moved_to`."""
+    if not isinstance(error, AskError) or isinstance(error, MovedError):  # redis-py has the one as a kind of the other
         return None
-    return error.host or asked[0], error.port
+    return _place_in(error, asked)
+
+
+def _place_in(error: AskError, asked: Address) -> Address | None:
+    return (error.host or asked[0], error.port) if 0 < error.port <= MAX_PORT else None
 
 
 def channel_in(slots: frozenset[int], candidates: Iterable[bytes]) -> bytes:

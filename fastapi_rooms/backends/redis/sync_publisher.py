@@ -1,5 +1,7 @@
 """`Publisher` for code without an event loop."""
 
+from datetime import UTC, datetime
+from math import ceil
 from threading import Lock
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +20,7 @@ from fastapi_rooms.backends.redis.places import ClusterSeeds, Place, SentinelMas
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, check_size, room_target, user_target
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
+from fastapi_rooms.domain.revocation import Revocation, revocation_key
 from fastapi_rooms.domain.settings import RoomsSettings
 
 # Who does not say which library it is has two answers less to wait for.
@@ -88,17 +91,27 @@ class SyncPublisher:
     def close_user(self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close all connections of a user, behind what was sent to them before.
 
+        It is also kept for `revocation_seconds`, for nodes that are cut off.
+
         Raises:
             ConfigurationError: The code may not be sent.
             BackendUnavailable: Redis did not take it in time.
         """
-        self._publish(user_target(user_id), Close(code, reason))
+        close = Close(code, reason)
+        self._publish(user_target(user_id), close)
+        seconds = self._settings.revocation_seconds
+        if seconds is not None:
+            value = Revocation(datetime.now(UTC), close).encode()
+            self._tell("SET", self._channels.of_key(revocation_key(user_id)), value, "PX", ceil(seconds * 1000))
 
     def _publish(self, target: Target, content: Message | Close) -> None:
         envelope = Envelope(self._id, target, content)
         check_size(envelope, self._settings.max_envelope_bytes)
+        self._tell(self._word, self._channels.of(target), envelope.encode())
+
+    def _tell(self, *command: Any) -> None:
         try:
-            self._connected_client().execute_command(self._word, self._channels.of(target), envelope.encode())
+            self._connected_client().execute_command(*command)
         except Exception as error:  # noqa: BLE001 - redis-py raises anything when it is closed meanwhile
             told = f"the nodes were not told, or not for certain: Redis at {self._place}"
             failure = unavailable(told, error, ". Send again later")

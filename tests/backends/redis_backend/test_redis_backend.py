@@ -347,6 +347,18 @@ async def test_what_is_in_the_context_of_a_publish_is_not_in_that_of_a_receive(e
     assert seen == ["none"]
 
 
+async def test_it_tells_how_long_its_last_probe_took(broker):
+    node = Node(broker.url, ROOM, settings=some_settings(probe_interval=0.05))
+    assert node.backend.status.probe_seconds is None
+    await node.start(required=True)
+    first = node.backend.status.probe_seconds
+    assert first is not None
+    assert 0 < first < node.settings.publish_timeout
+    await until(lambda: node.backend.status.probe_seconds != first)
+    await node.backend.stop()
+    assert node.backend.status.probe_seconds is None
+
+
 # Losing Redis
 
 

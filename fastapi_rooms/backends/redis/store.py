@@ -1,0 +1,42 @@
+"""What nodes share for a time, as keys of Redis with a time to live. See `SupportsStore`.
+
+The commands go by the publishing line, and so does their fate: each is sent once, in order, and has an answer or
+`BackendUnavailable` by the deadline. `GETDEL` is what makes one of two takers the only one; Redis has it since 6.2.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from math import ceil
+from typing import TypeVar, cast
+
+from fastapi_rooms.backends.redis.routes import Routes
+
+T = TypeVar("T")
+
+COMMANDS_PER_BATCH = 500
+"""How many commands of one `peek` are under way at once. What others publish meanwhile waits for no more than these."""
+
+
+async def put(routes: Routes, key: bytes, value: bytes, seconds: float) -> None:
+    """Keep a value for so long."""
+    await routes.send(b"SET", key, value, b"PX", b"%d" % ceil(seconds * 1000))
+
+
+async def take(routes: Routes, key: bytes) -> bytes | None:
+    """Return a value and forget it."""
+    return cast("bytes | None", await routes.send(b"GETDEL", key))
+
+
+async def peek(routes: Routes, keys: Sequence[bytes]) -> list[bytes | None]:
+    """Return the values of keys, in their order."""
+    commands = list(_batches(keys, routes.keys_per_command))
+    values: list[bytes | None] = []
+    for batch in _batches(commands, COMMANDS_PER_BATCH):
+        for answer in await asyncio.gather(*(routes.send(b"MGET", *command) for command in batch)):
+            values += cast("list[bytes | None]", answer)
+    return values
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for begin in range(0, len(items), size):
+        yield items[begin : begin + size]

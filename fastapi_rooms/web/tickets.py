@@ -1,0 +1,147 @@
+"""One-time tickets: what lets a browser in whose page cannot send a header with the handshake.
+
+The page asks for a ticket by an HTTP request, in which it proves who it is in whatever way the app has, and opens the
+WebSocket with the ticket in the query string. That URL ends up in logs; the ticket in it is spent by then.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from secrets import token_urlsafe
+
+from fastapi import HTTPException
+from starlette.requests import HTTPConnection
+
+from fastapi_rooms.backends.contract import SupportsStore
+from fastapi_rooms.backends.memory import LocalStore
+from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError
+from fastapi_rooms.domain.names import check_name
+from fastapi_rooms.domain.tickets import TICKET_BYTES, claim, claim_in, key_of
+from fastapi_rooms.engine.distributed import DistributedWebSocketManager
+from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.web.dependencies import get_manager
+
+logger = logging.getLogger("fastapi_rooms")
+
+PARAMETER = "ticket"
+MAX_LOCAL_TICKETS = 100_000
+"""How many tickets one process keeps, about 50 MB. Beyond that the oldest is void."""
+MAX_SECONDS = 3600.0
+
+
+class Tickets:
+    """Issues tickets, each of which lets one user in once.
+
+    ```python
+    tickets = Tickets()
+
+    @app.post("/ticket")
+    async def ticket(request: Request, user_id: Annotated[str, Depends(logged_in)]) -> str:
+        return await tickets.issue(request, user_id)
+
+    @rooms.ws_route("/ws", user_id=tickets.redeem)      # new WebSocket("/ws?ticket=" + ticket)
+    async def chat(message: Incoming[Say]) -> None: ...
+    ```
+
+    A ticket is good for the user, for the HTTP origin from which it was asked for, and for `seconds`. The first who
+    shows it has used it up, also if that was at the wrong place. Of two who show it at once, one is let in.
+
+    Kept where all nodes find them if the manager has a backend with a store, as it has with Redis, and there only by
+    hash; otherwise in this process.
+
+    Args:
+        seconds: How long a ticket is good for.
+        purpose: What it is good for: objects that differ in this do not take each other's tickets.
+        manager: Whose backend keeps the tickets; that of the app by default.
+        clock: Tells the time, in seconds, where tickets are kept in this process. For tests.
+
+    Raises:
+        ConfigurationError: `seconds` is not more than 0, or more than an hour.
+    """
+
+    def __init__(
+        self,
+        *,
+        seconds: float = 30.0,
+        purpose: str = "ws",
+        manager: ConnectionManager | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not 0 < seconds <= MAX_SECONDS:
+            raise ConfigurationError(
+                f"a ticket cannot be good for {seconds!r} seconds: it ends up in logs, so leave it at half a minute, "
+                "and at most an hour"
+            )
+        self._seconds = seconds
+        self._purpose = purpose
+        self._manager = manager
+        self._here = LocalStore(MAX_LOCAL_TICKETS, clock)
+        self._is_warned = False  # that a manager of many nodes keeps them in this process
+
+    def __repr__(self) -> str:
+        return f"<Tickets seconds={self._seconds:g} purpose={self._purpose!r}>"
+
+    async def issue(self, request: HTTPConnection, user_id: str) -> str:
+        """Return a new ticket for a user, 43 letters that need no quoting in a URL.
+
+        Call it only where you know that it is this user who asks. There is no limit to how many a user may have.
+
+        Args:
+            request: The request in which it is asked for; its `Origin` is where the ticket will be good. Without one,
+                that is the app's own.
+            user_id: Whom it lets in.
+
+        Raises:
+            HTTPException: 403, the `Origin` is `null` or none at all; 503, the tickets cannot be kept at the moment.
+            InvalidName: A user cannot be called that.
+        """
+        headers = request.headers
+        is_secure = request.scope.get("scheme") in ("https", "wss")
+        user_id = check_name("user_id", user_id)
+        kept = claim(user_id, headers.get("origin"), headers.get("host"), is_secure=is_secure)
+        if kept is None:
+            raise HTTPException(403, "this page cannot be given a ticket: it has no HTTP origin")
+        ticket = token_urlsafe(TICKET_BYTES)
+        key = key_of(self._purpose, ticket)
+        assert key is not None, "what we made is a ticket"
+        store = await self._store(request)
+        try:
+            await store.put(key, kept.model_dump_json().encode(), self._seconds)
+        except BackendUnavailable as error:
+            raise _unavailable() from error
+        return ticket
+
+    async def redeem(self, connection: HTTPConnection) -> str:
+        """Return the user whom the ticket in the query string lets in. A dependency, made for `user_id=`.
+
+        Raises:
+            HTTPException: 401 without a ticket that is good here and now, and whatever is wrong with it, the answer is
+                the same; 503, the tickets are out of reach at the moment, and this one may be lost.
+        """
+        key = key_of(self._purpose, connection.query_params.get(PARAMETER, ""))
+        data = None
+        if key is not None:
+            store = await self._store(connection)
+            try:
+                data = await store.take(key)
+            except BackendUnavailable as error:
+                raise _unavailable() from error
+        kept = None if data is None else claim_in(data)
+        if kept is None or not kept.fits(connection.headers.get("origin")):
+            raise HTTPException(401, "a fresh ticket is needed", {"WWW-Authenticate": "Ticket"})
+        return kept.user_id
+
+    async def _store(self, connection: HTTPConnection) -> SupportsStore:
+        manager = await get_manager(connection) if self._manager is None else self._manager
+        if not isinstance(manager, DistributedWebSocketManager):
+            return self._here
+        if manager.store is not None:
+            return manager.store
+        if not self._is_warned:
+            self._is_warned = True
+            logger.warning("tickets are good only on the node that issued them: %r has no store", manager)
+        return self._here
+
+
+def _unavailable() -> HTTPException:
+    return HTTPException(503, "tickets are out of reach at the moment", {"Retry-After": "1"})
