@@ -33,12 +33,19 @@ from example_app.identity import (
     remember,
 )
 from example_app.messages import Announced, Ask, FromPage, Refused, Text, Word
-from fastapi_rooms import BackendUnavailable, ConnectionDep, Gap, Incoming, ManagerDep, RoomsExtension, RoomsSettings
+from fastapi_rooms import (
+    BackendUnavailable,
+    CloseCode,
+    ConnectionDep,
+    Gap,
+    Incoming,
+    ManagerDep,
+    RoomsExtension,
+    RoomsSettings,
+    health_router,
+)
 
 STATIC = Path(__file__).parent / "static"
-
-LOGGED_OUT = 4501
-"""The close code of a log-out. The page takes 4500-4999 as "do not come back by yourself"."""
 
 REDIS_URL = os.environ.get("EXAMPLE_REDIS_URL")
 
@@ -119,7 +126,7 @@ async def logout(user: UserDep, response: Response, manager: ManagerDep) -> dict
     """Forget an identity and close all its tabs; return whether those on other nodes were closed, too."""
     forget(response)
     try:
-        await manager.close_user(user.id, LOGGED_OUT, "logged out")
+        await manager.close_user(user.id, CloseCode.REVOKED, "logged out")
     except BackendUnavailable:
         return {"everywhere": False}
     return {"everywhere": True}
@@ -135,7 +142,7 @@ async def announce(announcement: Announcement, user: UserDep, manager: ManagerDe
     "/ws",
     user_id=get_user_id,
     metadata=get_metadata,
-    dependencies=[Depends(refuse_foreign_pages), Depends(chat.attend)],
+    dependencies=[Depends(chat.attend)],
 )
 async def talk(
     message: Incoming[FromPage],
@@ -156,3 +163,4 @@ async def talk(
 
 
 app.include_router(rooms.router)
+app.include_router(health_router(rooms))

@@ -90,7 +90,7 @@ async def get_metadata(user: UserDep) -> dict[str, User]:
 
 
 async def refuse_foreign_pages(connection: HTTPConnection) -> None:
-    """Refuse what another site's page sends: browsers attach cookies to WebSockets without asking anybody.
+    """Refuse what another site's page posts. The same for WebSockets is built in.
 
     SameSite=Lax stops other sites; this also stops other ports of the same host. Programs send no HTTP origin and pass.
     """

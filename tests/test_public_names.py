@@ -12,15 +12,22 @@ NAMES = [
     "Backend",
     "BackendStatus",
     "BackendUnavailable",
+    "BearerSubprotocol",
     "CloseCode",
     "ConfigurationError",
     "Connection",
     "ConnectionDep",
     "ConnectionManager",
     "Counters",
+    "Disconnected",
     "DistributedWebSocketManager",
     "Gap",
+    "HandshakeRefused",
+    "Hooks",
+    "Identity",
     "Incoming",
+    "InvalidName",
+    "JoinRefused",
     "ManagerDep",
     "ManagerNotStarted",
     "MessageError",
@@ -28,12 +35,21 @@ NAMES = [
     "NotConnectedError",
     "Overflow",
     "Publisher",
+    "Refusal",
+    "Refused",
+    "RefusedError",
     "RoomsError",
     "RoomsExtension",
     "RoomsSettings",
+    "Stats",
+    "SupportsStore",
     "SyncPublisher",
+    "Tickets",
+    "TooManyRooms",
     "current_connection",
     "get_manager",
+    "health_router",
+    "may_reconnect",
     "ws_route",
 ]
 
@@ -72,7 +88,7 @@ def test_importing_starts_nothing_and_needs_neither_a_server_nor_a_test_framewor
 def test_every_error_has_one_root():
     public = [getattr(fastapi_rooms, name) for name in NAMES]
     errors = [one for one in public if isinstance(one, type) and issubclass(one, Exception)]
-    assert len(errors) == 6
+    assert len(errors) == 11
     assert all(issubclass(error, fastapi_rooms.RoomsError) for error in errors)
 
 

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+UNLIMITED: dict[str, Any] = {"messages_per_second": None}
+"""Fields of `RoomsSettings` that every run has: whoever publishes here does so as fast as it can."""
+
 
 @dataclass(frozen=True)
 class Options:

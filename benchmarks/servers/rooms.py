@@ -5,13 +5,13 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 
-from benchmarks.servers.options import Options
+from benchmarks.servers.options import UNLIMITED, Options
 from fastapi_rooms import ConnectionManager, DistributedWebSocketManager, RoomsSettings
 
 
 def make_app(options: Options) -> FastAPI:
     """Return an app with one endpoint and one manager."""
-    settings = RoomsSettings(**options.settings)
+    settings = RoomsSettings(**UNLIMITED, **options.settings)
     url = options.redis_url
     manager = ConnectionManager(settings) if url is None else DistributedWebSocketManager(url, settings=settings)
 

@@ -2,13 +2,13 @@
 
 from fastapi import FastAPI
 
-from benchmarks.servers.options import Options
+from benchmarks.servers.options import UNLIMITED, Options
 from fastapi_rooms import Incoming, ManagerDep, RoomsExtension, RoomsSettings
 
 
 def make_app(options: Options) -> FastAPI:
     """Return an app with one route of ours."""
-    rooms = RoomsExtension(options.redis_url, settings=RoomsSettings(**options.settings))
+    rooms = RoomsExtension(options.redis_url, settings=RoomsSettings(**UNLIMITED, **options.settings))
 
     @rooms.ws_route("/ws/{room}", room="{room}")
     async def chat(room: str, message: Incoming[str], manager: ManagerDep) -> None:

@@ -1,9 +1,18 @@
 import secrets
-from typing import Annotated, Any
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
 
-from fastapi import Cookie, Depends, FastAPI, Header, HTTPException, WebSocket
+from fastapi import Cookie, Depends, FastAPI, Header, HTTPException
+from pydantic import BaseModel
 
-from fastapi_rooms import ConnectionDep, Incoming, RoomsExtension
+from fastapi_rooms import (
+    Connection,
+    ConnectionDep,
+    Identity,
+    Incoming,
+    ManagerDep,
+    RoomsExtension,
+)
 
 rooms = RoomsExtension()
 
@@ -72,26 +81,61 @@ async def private(message: Incoming[str], connection: ConnectionDep) -> list[str
 
 # --8<-- [end:room]
 
-# --8<-- [start:origin]
-HTTP_ORIGINS = {"https://chat.example"}
+# --8<-- [start:expiry]
+logins = {"c2VjcmV0": ("ann", datetime.now(UTC) + timedelta(hours=8))}
 
 
-async def known_http_origin(websocket: WebSocket) -> None:
-    origin = websocket.headers.get("origin")  # a browser always sends it
-    if origin is not None and origin not in HTTP_ORIGINS:
-        raise HTTPException(403, "this page may not connect")
+async def login(session: Annotated[str | None, Cookie()] = None) -> Identity:
+    if session is None or session not in logins:
+        raise HTTPException(401, "log in first")
+    user_id, expires_at = logins[session]
+    return Identity(user_id, expires_at)
 
 
-@rooms.ws_route(
-    "/guarded",
-    user_id=user_from_cookie,
-    dependencies=[Depends(known_http_origin)],
-)
-async def guarded(message: Incoming[str]) -> str:
-    return message
+class Renew(BaseModel):
+    type: Literal["renew"]
+    token: str
 
 
-# --8<-- [end:origin]
+@rooms.ws_route("/expiring", user_id=login)
+async def expiring(
+    message: Incoming[Renew], connection: ConnectionDep, manager: ManagerDep
+) -> str:
+    user_id, expires_at = logins.get(message.token, (None, None))
+    if user_id == connection.user_id:
+        await manager.refresh(connection, expires_at)
+    return f"until {connection.expires_at:%H:%M}"
+
+
+# --8<-- [end:expiry]
+
+# --8<-- [start:join]
+async def members_of(user_id: Annotated[str, Depends(user_from_cookie)]) -> set[str]:
+    return {room for room, users in members.items() if user_id in users}
+
+
+async def may_join(
+    connection: Connection,
+    room: str,
+    allowed: Annotated[set[str], Depends(members_of)],
+) -> bool:
+    return room in allowed
+
+
+class Enter(BaseModel):
+    type: Literal["enter"]
+    room: str
+
+
+@rooms.ws_route("/rooms", user_id=user_from_cookie, authorize_join=may_join)
+async def enter(
+    message: Incoming[Enter], connection: ConnectionDep, manager: ManagerDep
+) -> str:
+    await manager.join_room(connection, message.room)
+    return f"you are in {message.room}"
+
+
+# --8<-- [end:join]
 
 app = FastAPI()
 app.include_router(rooms.router)

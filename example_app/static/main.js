@@ -7,6 +7,10 @@ import { Line } from "./line.js";
 const SUGGESTED = ["lobby", "garden", "library"];
 const OPEN = "example-open"; // in sessionStorage, so per tab: [{room} or {user}, and the draft]
 const MAX_ANNOUNCEMENTS = 3;
+const ERRORS = {
+  rate_limited: "You are faster than the server wants to read: slow down.",
+  unavailable: "Other nodes are out of reach: only this node’s tabs got that.",
+};
 
 const columns = new Map(); // place id -> Column
 let me = null; // {id, name}; null while nobody is logged in
@@ -178,7 +182,7 @@ const HANDLERS = {
   missed({ rooms, direct, since, until }) {
     for (const column of columns.values()) if (column.room === null ? direct : rooms.includes(column.room)) column.missed(since, until);
   },
-  error: ({ code }) => toast(code === "unavailable" ? "Other nodes are out of reach: only this node’s tabs got that." : "The server did not take that message."),
+  error: ({ code }) => toast(ERRORS[code] ?? "The server did not take that message."),
 };
 
 line.addEventListener("message", ({ detail }) => HANDLERS[detail.type]?.(detail));

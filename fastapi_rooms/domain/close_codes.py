@@ -9,6 +9,10 @@ MAX_REASON_BYTES = 123
 """A control frame carries 125 bytes (RFC 6455 section 5.5), two of which are the code."""
 
 
+ABNORMAL = 1006
+"""In place of a close code when there was no close frame (RFC 6455 section 7.1.5); never on the wire."""
+
+
 class CloseCode(IntEnum):
     """The close codes that fastapi-rooms sends itself, and what a client is to make of them.
 
@@ -36,7 +40,7 @@ class CloseCode(IntEnum):
     SERVICE_RESTART = 1012, "The server restarts."
     TRY_AGAIN_LATER = 1013, "The client, or the server, could not keep up."
     LOGIN_EXPIRED = 4401, "The credentials have expired; come back with new ones."
-    FIRST_MESSAGE_TIMEOUT = 4408, "The client did not say anything in time."
+    SILENT = 4408, "The client did not say anything in time."
     REVOKED = 4501, "The user was logged out everywhere."
 
 

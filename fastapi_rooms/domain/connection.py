@@ -1,6 +1,6 @@
 """A connection: one accepted WebSocket on this node, with the identity that the app gave it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from enum import Enum
@@ -57,6 +57,10 @@ class Outbox(Protocol):
         """Queue a message for the end of this tick."""
         ...
 
+    def queued(self) -> tuple[int, int] | None:
+        """Return how many messages wait, and their bytes; None if nothing does."""
+        ...
+
     def close(self, close: "Close | None") -> None:
         """Take no more offers; the frame follows what is queued."""
         ...
@@ -104,7 +108,12 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_authorize_join",
+        "_close_code",
+        "_close_reason",
         "_connection_id",
+        "_expires_at",
+        "_is_announced",
         "_outbox",
         "_owner",
         "_phase",
@@ -127,6 +136,11 @@ class Connection:
         self._owner: Owner | None = None  # set by the manager's connect
         self._outbox: Outbox  # set by the manager's connect; every registered connection has one
         self._reader: Any = None  # set by the engine when somebody asks for the messages
+        self._authorize_join: Callable[[Connection, str], object] | None = None  # of its route, if that has one
+        self._expires_at: datetime | None = None  # written by the timekeeper; None: never
+        self._is_announced = False  # the app was told that it is connected, and not yet that it is no more
+        self._close_code: int | None = None  # set once, by whoever first knows
+        self._close_reason = ""
 
     def __repr__(self) -> str:
         user = f" user={self.user_id!r}" if self.user_id is not None else ""
@@ -146,6 +160,21 @@ class Connection:
     def rooms(self) -> AbstractSet[str]:
         """The rooms it is in, read-only. Once it has ended: the rooms it was in then, so that they can be told."""
         return frozenset(self._rooms)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When it is closed with 4401, unless `ConnectionManager.refresh` moves that; None: never."""
+        return self._expires_at
+
+    @property
+    def close_code(self) -> int | None:
+        """The close code that ended it: ours, or else the client's; 1006 without a close frame. None: not known."""
+        return self._close_code
+
+    @property
+    def close_reason(self) -> str:
+        """The reason beside the close code."""
+        return self._close_reason
 
     @property
     def is_open(self) -> bool:
@@ -181,6 +210,11 @@ class Connection:
             NotConnectedError: The connection is not accepted yet.
         """
         return self._owned().messages(self, message_type)
+
+    def _note_close(self, code: int, reason: str) -> None:
+        """Remember how it ended: the first who knew is right."""
+        if self._close_code is None:
+            self._close_code, self._close_reason = code, reason
 
     def _owned(self) -> Owner:
         if self._owner is None:

@@ -1,12 +1,20 @@
 """What a node counts: everything lost, everybody refused."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+from fastapi_rooms.domain.refusal import Refusal
 
 
 @dataclass(slots=True)
 class Counters:
     """Counts of one node since it was made."""
 
+    sent_messages: int = 0
+    """Messages handed to outboxes, one for each recipient."""
+    received_messages: int = 0
+    """Messages of clients that were read."""
     lost_messages: int = 0
     """Messages that an outbox had accepted or was offered, and that were not written: dropped, or the peer was gone."""
     slow_consumers: int = 0
@@ -19,3 +27,17 @@ class Counters:
     """Messages of clients above `max_message_bytes`."""
     full_inboxes: int = 0
     """Connections closed with 1013 because their inbox stayed full for `inbox_timeout`."""
+    rate_limited_messages: int = 0
+    """Messages of clients above `messages_per_second`: dropped."""
+    flooders: int = 0
+    """Connections closed with 1008 because they did not slow down."""
+    silent: int = 0
+    """Connections closed with 4408: no first message, or no answer to a ping message."""
+    expired: int = 0
+    """Connections closed with 4401 because their credentials had expired."""
+    refused: Counter[Refusal] = field(default_factory=Counter)
+    """Handshakes and joins that were refused, by reason."""
+
+    def copy(self) -> Self:
+        """Return the counts as they are now."""
+        return replace(self, refused=Counter(self.refused))

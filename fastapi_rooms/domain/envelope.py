@@ -6,7 +6,7 @@ nothing is escaped, copied into JSON or pickled. What is read comes from the net
 | bytes | what |
 |---|---|
 | 2 | `fr` |
-| 1 | version of this format |
+| 1 | version of this format: 1, or 2 if there are fields |
 | 1 | content: 1 text, 2 bytes, 3 close |
 | 16 | origin: the `node_id` that published it |
 | 1 | kind of target |
@@ -14,9 +14,13 @@ nothing is escaped, copied into JSON or pickled. What is read comes from the net
 | 4 | how many connections are left out |
 | … | the name, in UTF-8 |
 | 16 each | `connection_id`s |
+| … | fields, in version 2 alone: two bytes say how long they are together; each is a byte for its number, two for the |
+| | length of its value, and the value. 1 is a `traceparent`, 2 a `tracestate` |
 | … | payload; of a close: two bytes of code, then the reason |
 
-Numbers are big-endian.
+Numbers are big-endian. A field is what may be missing: who does not know its number skips it, so that the next one
+needs no other version. Without fields an envelope is of version 1 to the byte, which nodes that know no other version
+can read; what has fields is undecodable to them.
 """
 
 import struct
@@ -29,12 +33,18 @@ from fastapi_rooms.domain.names import check_name
 
 MAGIC = b"fr"
 VERSION = 1
+VERSION_WITH_FIELDS = 2
+MAX_FIELD_BYTES = 512
+"""Of a field that we know. W3C Trace Context, section 3.3.1.5, has a `tracestate` of that size carried."""
 
 _HEADER = struct.Struct(">2sBB16sBII")
 _CODE = struct.Struct(">H")
+_FIELDS = struct.Struct(">H")
+_FIELD = struct.Struct(">BH")
 _ORIGIN = slice(4, 20)
 _ID_BYTES = 16
 _TEXT, _BYTES, _CLOSE = 1, 2, 3
+_TRACEPARENT, _TRACESTATE = 1, 2
 
 
 class TargetKind(IntEnum):
@@ -82,6 +92,13 @@ def connection_target(connection_id: str) -> Target:
     return Target(TargetKind.CONNECTION, connection_id)
 
 
+class TraceContext(NamedTuple):
+    """In which trace, and by which span of it, something was published: the two headers of W3C Trace Context."""
+
+    traceparent: str
+    tracestate: str = ""
+
+
 class UndecodableError(ValueError):
     """Bytes that are no envelope of a version that this code knows."""
 
@@ -94,17 +111,24 @@ class Envelope:
         target: Who is reached.
         content: What they are sent, or how they are closed.
         excluded: The `connection_id`s left out, on every node.
+        trace: Where it was published, if that is traced. A part that is longer than 512 bytes does not travel.
     """
 
-    __slots__ = ("_encoded", "content", "excluded", "origin", "target")
+    __slots__ = ("_encoded", "content", "excluded", "origin", "target", "trace")
 
     def __init__(
-        self, origin: str, target: Target, content: Message | Close, excluded: frozenset[str] = frozenset()
+        self,
+        origin: str,
+        target: Target,
+        content: Message | Close,
+        excluded: frozenset[str] = frozenset(),
+        trace: TraceContext | None = None,
     ) -> None:
         self.origin = origin
         self.target = target
         self.content = content
         self.excluded = excluded
+        self.trace = trace
         self._encoded: bytes | None = None  # built by the first `encode()`
 
     def __repr__(self) -> str:
@@ -125,10 +149,12 @@ class Envelope:
         name = _encode_name(self.target.name)
         # What is no id of ours is nobody's, on any node.
         excluded = [packed for one in self.excluded if (packed := _pack_id(one)) is not None]
+        fields = b"" if self.trace is None else _encode_fields(self.trace)
+        version = VERSION_WITH_FIELDS if fields else VERSION
         header = _HEADER.pack(
-            MAGIC, VERSION, kind, bytes.fromhex(self.origin), self.target.kind, len(name), len(excluded)
+            MAGIC, version, kind, bytes.fromhex(self.origin), self.target.kind, len(name), len(excluded)
         )
-        return b"".join((header, name, *excluded, payload))
+        return b"".join((header, name, *excluded, fields, payload))
 
 
 def check_size(envelope: Envelope, max_bytes: int) -> None:
@@ -162,19 +188,23 @@ def decode(data: bytes, max_bytes: int | None = None) -> Envelope:
         magic, version, kind, origin, target_kind, name_bytes, excluded_count = _HEADER.unpack_from(data)
     except struct.error as error:
         raise UndecodableError("shorter than an envelope's header") from error
-    if magic != MAGIC or version != VERSION:
+    if magic != MAGIC or version not in (VERSION, VERSION_WITH_FIELDS):
         raise UndecodableError("no envelope of fastapi-rooms, or one of another version")
     name_end = _HEADER.size + name_bytes
-    payload_start = name_end + excluded_count * _ID_BYTES
-    if payload_start > len(data):
+    payload_start = ids_end = name_end + excluded_count * _ID_BYTES
+    if ids_end > len(data):
         raise UndecodableError("shorter than its header says")
-    excluded = (data[at : at + _ID_BYTES].hex() for at in range(name_end, payload_start, _ID_BYTES))
+    excluded = (data[at : at + _ID_BYTES].hex() for at in range(name_end, ids_end, _ID_BYTES))
+    trace = None
+    if version == VERSION_WITH_FIELDS:
+        fields, payload_start = _decode_fields(data, ids_end)
+        trace = _decode_trace(fields)
     try:
         target = Target(TargetKind(target_kind), _decode_name(data[_HEADER.size : name_end]))
         content = _decode_content(kind, data[payload_start:])
     except (ValueError, ConfigurationError) as error:  # UnicodeDecodeError is a ValueError
         raise UndecodableError(str(error)) from error
-    return Envelope(origin.hex(), target, content, frozenset(excluded))
+    return Envelope(origin.hex(), target, content, frozenset(excluded), trace)
 
 
 def _decode_content(kind: int, payload: bytes) -> Message | Close:
@@ -187,6 +217,52 @@ def _decode_content(kind: int, payload: bytes) -> Message | Close:
         (code,) = _CODE.unpack_from(payload)
         return Close(code, payload[_CODE.size :].decode())
     raise UndecodableError("unknown content")
+
+
+def _encode_fields(trace: TraceContext) -> bytes:
+    """Return the fields with their length before them; nothing if there are none.
+
+    A trace is worth less than the message, so nothing in it can fail.
+    """
+    traceparent, tracestate = (part.encode("latin-1", "replace") for part in trace)
+    if not 0 < len(traceparent) <= MAX_FIELD_BYTES:
+        return b""
+    fields = _FIELD.pack(_TRACEPARENT, len(traceparent)) + traceparent
+    if 0 < len(tracestate) <= MAX_FIELD_BYTES:
+        fields += _FIELD.pack(_TRACESTATE, len(tracestate)) + tracestate
+    return _FIELDS.pack(len(fields)) + fields
+
+
+def _decode_fields(data: bytes, start: int) -> tuple[dict[int, bytes], int]:
+    """Return the fields by their numbers, of which the last one counts, and where they end."""
+    try:
+        (size,) = _FIELDS.unpack_from(data, start)
+        begin = start + _FIELDS.size
+        end = begin + size
+        if end > len(data):
+            raise UndecodableError("shorter than its fields say")
+        encoded = data[begin:end]
+        fields = {}
+        at = 0
+        while at < size:
+            number, value_bytes = _FIELD.unpack_from(encoded, at)
+            at += _FIELD.size
+            fields[number] = encoded[at : at + value_bytes]
+            at += value_bytes
+    except struct.error as error:
+        raise UndecodableError("a field is cut off") from error
+    if at > size:
+        raise UndecodableError("a field is longer than all of them")
+    return fields, end
+
+
+def _decode_trace(fields: dict[int, bytes]) -> TraceContext | None:
+    traceparent, tracestate = fields.get(_TRACEPARENT, b""), fields.get(_TRACESTATE, b"")
+    if not 0 < len(traceparent) <= MAX_FIELD_BYTES:
+        return None
+    if len(tracestate) > MAX_FIELD_BYTES:
+        tracestate = b""
+    return TraceContext(traceparent.decode("latin-1"), tracestate.decode("latin-1"))
 
 
 def _encode_name(name: str) -> bytes:

@@ -67,8 +67,6 @@ def check_allowed(origins: Collection[str]) -> frozenset[HttpOrigin | str]:
     Raises:
         ConfigurationError: One of them is none.
     """
-    if isinstance(origins, str):
-        raise ConfigurationError(f"allowed_origins takes a list: write [{origins!r}]")
     return frozenset(_checked(origin) for origin in origins)
 
 

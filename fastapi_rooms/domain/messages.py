@@ -6,7 +6,7 @@ A `Message` is made by `encode` and caches its form for each wire. Nothing here 
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from pydantic_core import from_json, to_json
 
@@ -189,6 +189,9 @@ _ENCODERS: dict[MessageType, Callable[[Any], Message | Close]] = {
     MessageType.PONG: _pong,
     MessageType.CLOSE: _close,
 }
+
+PING: Final = _ping(None)
+"""What a client is asked with whether it is still there."""
 
 
 def _header(first: int, size: int) -> bytes:

@@ -39,6 +39,8 @@ class Registry:
         self._connections: dict[str, Connection] = {}
         self._rooms: dict[str, Members] = {}
         self._users: dict[str, Members] = {}
+        self._addresses: dict[str, int] = {}  # how many connections come from where, if that is limited
+        self._address_of: dict[Connection, str] = {}
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -79,9 +81,20 @@ class Registry:
             case TargetKind.ALL:  # pragma: no branch - there are no other kinds
                 return [connection._outbox for connection in self._connections.values()]
 
-    def add(self, connection: Connection) -> bool:
-        """Register a connection; return whether its user had none here before."""
+    def users(self) -> Collection[str]:
+        """Return the users with connections here: a live view."""
+        return self._users.keys()
+
+    def from_address(self, address: str) -> int:
+        """Return how many connections were added with an address."""
+        return self._addresses.get(address, 0)
+
+    def add(self, connection: Connection, address: str | None = None) -> bool:
+        """Register a connection, and count it for its address; return whether its user had none here before."""
         self._connections[connection.connection_id] = connection
+        if address is not None:
+            self._address_of[connection] = address
+            self._addresses[address] = self.from_address(address) + 1
         if connection.user_id is None:
             return False
         devices = self._users.setdefault(connection.user_id, {})
@@ -108,6 +121,7 @@ class Registry:
         """Forget a connection; None if it was not here. Its `rooms` stay as they were, so that they can be told."""
         if self._connections.pop(connection.connection_id, None) is None:
             return None
+        self._drop_address(connection)
         closed = tuple(room for room in connection.rooms if self._drop_member(connection, room))
         return Left(closed, self._drop_device(connection))
 
@@ -118,6 +132,13 @@ class Registry:
             return False
         del self._rooms[room]
         return True
+
+    def _drop_address(self, connection: Connection) -> None:
+        address = self._address_of.pop(connection, None)
+        if address is not None:
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
 
     def _drop_device(self, connection: Connection) -> str | None:
         user_id = connection.user_id

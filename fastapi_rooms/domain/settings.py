@@ -1,17 +1,33 @@
 """Limits and policies: one frozen value, validated once."""
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.domain.http_origin import check_allowed
 
 Count = Annotated[int, Field(gt=0)]
 Bytes = Annotated[int, Field(gt=0)]
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PerSecond = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _listed(origins: Any) -> Any:
+    """Let one text stand for itself only: its characters are no origins."""
+    if isinstance(origins, str):
+        raise ConfigurationError(f"allowed_origins takes a list: write [{origins!r}]")
+    return origins
+
+
+def _are_origins(origins: Sequence[str]) -> tuple[str, ...]:
+    check_allowed(origins)
+    return tuple(origins)
+
 
 ENV_PREFIX = "ROOMS_"
 
@@ -49,10 +65,45 @@ class RoomsSettings(BaseModel):
     inbox_timeout: Seconds = 10.0
     """How long an inbox may stay full before the client is closed with 1013. Stay below the server's ping timeout
     (uvicorn: 20 s): while nothing is read, no pong is seen."""
-    max_message_bytes: Bytes = 64 * 1024
+    max_message_bytes: Bytes | None = 64 * 1024
     """The largest message a client may send, in bytes of UTF-8. A larger one closes it with 1009."""
     max_invalid_messages: Count = 10
     """How many invalid messages in a row a client may send before it is closed with 1007."""
+    messages_per_second: PerSecond | None = 100.0
+    """How many messages a second a client may send in the long run. What is over is dropped; the client is told once,
+    and closed with 1008 when it does not slow down."""
+    messages_burst: Count = 1_000
+    """How many messages a client may send at once, before `messages_per_second` counts."""
+    max_rooms_per_connection: Count | None = 128
+    """How many rooms a connection may be in. Another join is refused with `TooManyRooms`."""
+    max_connections: Count | None = None
+    """How many connections this node takes. Another one is refused with 503."""
+    max_connections_per_user: Count | None = None
+    """How many connections a user may have on this node. Another one is refused with 429."""
+    max_connections_per_address: Count | None = None
+    """How many connections may come from one address on this node; of IPv6, from one /64. Another one is refused with
+    429. The address is the one in the ASGI scope: behind a proxy, configure the server to trust it."""
+    allowed_origins: Annotated[Sequence[str], BeforeValidator(_listed), AfterValidator(_are_origins)] = ()
+    """Pages of which other HTTP origins may connect, such as `https://example.com`; `*` means every page in the world.
+    Pages of the host that is connected to always may."""
+    require_origin: bool = False
+    """Refuse clients that send no `Origin` header, which browsers always do."""
+    first_message_timeout: Seconds | None = None
+    """How long a client may take for its first message before it is closed with 4408. Not for endpoints that receive
+    from the WebSocket themselves, since nobody else knows what came; nor is the heartbeat."""
+    max_connection_seconds: Seconds | None = None
+    """How long a connection may last before it is closed with 1000."""
+    heartbeat_interval: Seconds | None = None
+    """How often is looked whether a client has sent anything since the last time. Who has not is sent a ping message,
+    which it has to answer with any message. For servers that do not ping by themselves, or do not notice silence
+    (granian, hypercorn)."""
+    heartbeat_timeout: Seconds = 10.0
+    """How long a client may take to answer a ping message before it is closed with 4408."""
+    drain_timeout: Seconds | None = 10.0
+    """Over how many seconds connections are closed when the server is told to stop. None: the server closes them all at
+    once."""
+    revocation_seconds: Seconds | None = 3_600.0
+    """How long `close_user` is kept for nodes that are cut off and come back. None: it is not kept."""
     disconnect_grace: Seconds = 5.0
     """How long a handler that is busy when its client goes may go on before it is cancelled."""
     key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")] = "rooms"

@@ -1,16 +1,16 @@
 """The manager of many nodes: the manager of one, which tells the others and hears them through a backend."""
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from contextvars import Context
 from typing import Any
 from uuid import uuid4
 
-from fastapi_rooms.backends.contract import Backend, BackendStatus, Gap
+from fastapi_rooms.backends.contract import Backend, SupportsStore
 from fastapi_rooms.backends.redis.backend import RedisBackend
 from fastapi_rooms.backends.redis.places import Source
+from fastapi_rooms.domain.backend_state import BackendStatus, Gap
 from fastapi_rooms.domain.envelope import (
     EVERYBODY,
     Envelope,
@@ -25,9 +25,12 @@ from fastapi_rooms.domain.messages import Close, Message
 from fastapi_rooms.domain.registry import Left
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.admission import AuthorizeJoin, Limiter
+from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.references import NOBODY
-from fastapi_rooms.tasks import end_tasks
+from fastapi_rooms.engine.revocations import Revocations
+from fastapi_rooms.telemetry.telemetry import start_telemetry
 
 logger = logging.getLogger("fastapi_rooms")
 
@@ -62,7 +65,10 @@ class DistributedWebSocketManager(ConnectionManager):
         redis_url: A URL (`redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://`), a ready client
             of `redis.asyncio`, or any other `Backend`.
         settings: Limits and policies.
-        on_gap: Called with a `Gap` when this node hears the others again after it did not.
+        on_gap: Called with a `Gap` when this node hears the others again after it did not; as `Hooks.gap`.
+        authorize_join: Asked before a connection joins a room.
+        limiter: Asked whether a connection may do something.
+        hooks: What the app wants to be told.
 
     Raises:
         ConfigurationError: The URL leads nowhere.
@@ -74,9 +80,19 @@ class DistributedWebSocketManager(ConnectionManager):
         *,
         settings: RoomsSettings | None = None,
         on_gap: OnGap | None = None,
+        authorize_join: AuthorizeJoin | None = None,
+        limiter: Limiter | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
-        super().__init__(settings)
+        super().__init__(settings, authorize_join=authorize_join, limiter=limiter, hooks=hooks)
         self._backend = redis_url if isinstance(redis_url, Backend) else RedisBackend(redis_url, self.settings)
+        seconds = self.settings.revocation_seconds
+        store = self.store
+        self._revocations = (
+            Revocations(store, seconds, self._registry, self._lifecycle.close)
+            if seconds is not None and store is not None
+            else None
+        )
         self._on_gap = on_gap
         self._node_id = uuid4().hex
         self._was_started = False
@@ -84,7 +100,6 @@ class DistributedWebSocketManager(ConnectionManager):
         self._lock_loop: asyncio.AbstractEventLoop | None = None  # where it last started or stopped; None: nowhere yet
         self._failures_said = Seldom(LOG_SECONDS)
         self._unanswered: set[asyncio.Future[Any]] = set()  # publishes that no sender waits for
-        self._telling: set[asyncio.Task[Any]] = set()  # apps that are being told about a gap
 
     def __repr__(self) -> str:
         state = "connected" if self.status.connected else "degraded"
@@ -96,6 +111,11 @@ class DistributedWebSocketManager(ConnectionManager):
     def node_id(self) -> str:
         """The identity of this node among the others."""
         return self._node_id
+
+    @property
+    def store(self) -> SupportsStore | None:
+        """Where small values are kept for all nodes, for a time; None: the backend has no such place."""
+        return self._backend if isinstance(self._backend, SupportsStore) else None
 
     @property
     def status(self) -> BackendStatus:
@@ -116,6 +136,7 @@ class DistributedWebSocketManager(ConnectionManager):
         async with self._changing():
             self._backend.subscribe((EVERYBODY,))
             await self._backend.start(self._node_id, _Ear(self._hear, self._missed), required=required)
+            self._telemetry = start_telemetry(self.stats, self._telemetry)
             self._was_started = True
 
     async def stop(self) -> None:
@@ -125,12 +146,15 @@ class DistributedWebSocketManager(ConnectionManager):
         half done: call it again.
         """
         async with self._changing():
-            await super().stop()
+            await self._end_everybody()
             await self._backend.stop()
             loop = asyncio.get_running_loop()
             if unanswered := [told for told in self._unanswered if told.get_loop() is loop]:
                 await asyncio.wait(unanswered)
-            await end_tasks(self._telling)
+            if self._revocations is not None:
+                await self._revocations.stop()
+            await self._announcer.stop()
+            self._stop_telemetry()
 
     # What it does beside the manager of one node
 
@@ -139,10 +163,15 @@ class DistributedWebSocketManager(ConnectionManager):
         here = self._registry.outboxes(target)
         if target.kind is TargetKind.CONNECTION and here:
             return await self._send_here(here, content)  # by id, nobody is left out
-        envelope = Envelope(self._node_id, target, content, excluded)
+        telemetry = self._telemetry
+        trace = None if telemetry is None else telemetry.trace()
+        envelope = Envelope(self._node_id, target, content, excluded, trace)
         check_size(envelope, self.settings.max_envelope_bytes)
         # Neither waits, so that the order of the calls is the order here and everywhere.
-        reached = self._deliver(here, content, excluded)
+        if telemetry is None:
+            reached = self._deliver(here, content, excluded)
+        else:
+            reached = telemetry.deliver(self._deliver, target, here, content, excluded)
         told = self._backend.publish(envelope)
         try:
             await self._answer(told)
@@ -212,7 +241,11 @@ class DistributedWebSocketManager(ConnectionManager):
     # What the backend tells
 
     def _hear(self, envelope: Envelope) -> None:
-        self._deliver(self._registry.outboxes(envelope.target), envelope.content, envelope.excluded)
+        here = self._registry.outboxes(envelope.target)
+        if self._telemetry is None:
+            self._deliver(here, envelope.content, envelope.excluded)
+        else:
+            self._telemetry.hear(self._deliver, here, envelope)
 
     def _missed(self, gap: Gap) -> None:
         logger.warning(
@@ -221,20 +254,17 @@ class DistributedWebSocketManager(ConnectionManager):
             gap.until.isoformat(timespec="milliseconds"),
             len(gap.rooms),
         )
-        if self._on_gap is not None:
-            task = asyncio.get_running_loop().create_task(
-                self._tell_app(self._on_gap, gap), name="fastapi_rooms on_gap"
-            )
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
+        if self._revocations is not None:
+            self._revocations.apply_soon()
+        self._announcer.tell(self._on_gap, gap)
+        self._announcer.tell(self._hooks.gap, gap)
 
-    async def _tell_app(self, on_gap: OnGap, gap: Gap) -> None:
-        try:
-            result = on_gap(gap)
-            if inspect.isawaitable(result):
-                await result
-        except Exception:
-            logger.exception("on_gap failed")
+    async def _revoke(self, user_id: str, close: Close) -> None:
+        if self._revocations is not None:
+            await self._answer(self._revocations.keep(user_id, close))
+
+    def _backend_status(self) -> BackendStatus:
+        return self.status
 
 
 async def _wait_for(told: Awaitable[object]) -> None:

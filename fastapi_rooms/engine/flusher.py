@@ -79,22 +79,45 @@ class Flusher:
         if outbox.has_left():
             self._watched.discard(outbox)
 
+    async def wait_until_written(self, seconds: float) -> bool:
+        """Wait until every watched outbox is written or aborted; return whether that is so after `seconds`."""
+        return await self._wait_for(lambda: all(outbox.is_written() for outbox in self._watched), seconds)
+
+    async def wait_until_left(self, seconds: float) -> bool:
+        """Wait until the server is done with every watched socket; return whether that is so after `seconds`."""
+        return await self._wait_for(lambda: not self._watched, seconds)
+
+    def abort_rest(self) -> int:
+        """Abort every watched socket that is left; return how many have not taken everything.
+
+        Those who have took their close frame, too, so nothing is lost that is on its way to them, and pings of theirs
+        fill no buffer any more. Whose handshake is not answered yet is left alone: a close frame follows the answer.
+        """
+        rest = [outbox for outbox in self._watched if outbox.is_open]
+        late = sum(not outbox.is_written() for outbox in rest)
+        for outbox in rest:
+            outbox.abort()
+        return late
+
     async def settle(self, seconds: float) -> None:
-        """Wait until every watched outbox is written or stalled, at most `seconds`; abort the rest. Leaves no task."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        pause = 0.0
-        while not all(outbox.is_written() for outbox in self._watched) and loop.time() < deadline:
-            await asyncio.sleep(pause)  # a transport tells nobody when its buffer is empty
-            pause = MIN_SWEEP_SECONDS
-            self._sweep()
-        for outbox in list(self._watched):
-            if not outbox.is_written():
-                outbox.abort()
+        """Wait until everything is written, and abort the rest; then look at nothing any more. Leaves no task."""
+        await self.wait_until_written(seconds)
+        for outbox in [outbox for outbox in self._watched if not outbox.is_written()]:
+            outbox.abort()
         self._watched.clear()
         self._unseen = []
         self._stop_timer()
         await self._writers.end()
+
+    async def _wait_for(self, fact: Callable[[], bool], seconds: float) -> bool:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        pause = 0.0
+        while not (is_so := fact()) and loop.time() < deadline:
+            await asyncio.sleep(pause)  # a transport tells nobody when its buffer is empty
+            pause = MIN_SWEEP_SECONDS
+            self._sweep()
+        return is_so
 
     def _schedule(self) -> None:
         """Flush at the end of the tick, or as soon as the interval since the last time is over."""

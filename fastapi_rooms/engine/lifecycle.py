@@ -6,14 +6,17 @@ from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from fastapi_rooms.domain.close_codes import ABNORMAL
 from fastapi_rooms.domain.connection import Connection, Owner, Phase
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.envelope import Target, room_target, user_target
-from fastapi_rooms.domain.messages import Close
+from fastapi_rooms.domain.messages import Close, Message
 from fastapi_rooms.domain.registry import Left, Registry
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.flusher import Flusher
+from fastapi_rooms.engine.hooks import Announcer, Disconnected, Hooks
 from fastapi_rooms.engine.outbox import ENDED, Outbox
+from fastapi_rooms.engine.timekeeper import Timekeeper
 from fastapi_rooms.engine.wires import choose_wire
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ class Lifecycle:
         settings: Limits and policies.
         counters: Where is counted what is given up.
         registry: Who is connected.
+        hooks: What the app wants to be told.
+        announcer: Who tells it.
         follow: Waits until this node hears about rooms and users.
         unfollow: Called with what has no connections here any more.
     """
@@ -38,12 +43,16 @@ class Lifecycle:
         settings: RoomsSettings,
         counters: Counters,
         registry: Registry,
+        hooks: Hooks,
+        announcer: Announcer,
         follow: Callable[[Collection[Target]], Awaitable[None]],
         unfollow: Callable[[Left | None], None],
     ) -> None:
         self._settings = settings
         self._counters = counters
         self._registry = registry
+        self._hooks = hooks
+        self._announcer = announcer
         self._follow = follow
         self._unfollow = unfollow
         # Registered, but the handshake is being answered. The event, if somebody waits for that, is set afterwards.
@@ -54,6 +63,7 @@ class Lifecycle:
             settings.flush_interval / 1000,
             compresses=settings.compress_min_bytes is not None,
         )
+        self.timekeeper = Timekeeper(settings, counters, self._on_time, self._offer)
         self._on_outbox_end = self._on_end  # one bound method for all outboxes
 
     def visible(self, connections: Collection[Connection]) -> list[Connection]:
@@ -67,6 +77,7 @@ class Lifecycle:
         connection: Connection,
         owner: Owner,
         room: str | None,
+        address: str | None,
         answer_handshake: Callable[[], Awaitable[None]],
     ) -> None:
         """Register first, then answer the handshake, so that nothing is missed in between; undone on error."""
@@ -77,7 +88,7 @@ class Lifecycle:
         connection._owner, connection._outbox, connection._phase = owner, outbox, Phase.OPENING
         self.opening[connection] = None
         self.flusher.watch(outbox)
-        self._registry.add(connection)
+        self._registry.add(connection, address)
         if room is not None:
             self._registry.join(connection, room)
         try:
@@ -90,6 +101,11 @@ class Lifecycle:
         if self._opened(connection):
             connection._phase = Phase.OPEN
             connection.connected_at = datetime.now(UTC)
+            self.timekeeper.begin(connection)
+            connection._is_announced = True
+            self._announcer.tell(self._hooks.connected, connection)
+            for joined in connection.rooms if self._hooks.joined is not None else ():
+                self._announcer.tell(self._hooks.joined, connection, joined)
         outbox.open(choose_wire(connection.websocket, self._settings.wire, self._settings.compress_min_bytes))
 
     async def wait_until_opened(self, connection: Connection) -> None:
@@ -101,11 +117,37 @@ class Lifecycle:
 
     def end(self, connection: Connection, phase: Phase, close: Close | None) -> None:
         """Take a connection out of everything; a close frame follows what was sent, if there is to be one."""
-        self._unfollow(self._registry.remove(connection))
+        if close is not None:
+            connection._note_close(close.code, close.reason)
+        self._remove(connection)
         self._opened(connection)
         connection._phase = phase
         connection._outbox.close(close)
         self._end_reading(connection, now=phase is Phase.GONE)
+        if close is not None or phase is Phase.GONE:
+            self._announce_end(connection)
+
+    def _remove(self, connection: Connection) -> bool:
+        """Take a connection out of the registry; False if that has happened."""
+        left = self._registry.remove(connection)
+        self._unfollow(left)
+        self.timekeeper.end(connection)
+        return left is not None
+
+    def _announce_end(self, connection: Connection) -> None:
+        """Tell the app that a connection has ended, once."""
+        if not connection._is_announced:
+            return
+        connection._is_announced = False
+        if self._hooks.left is not None:
+            for room in connection.rooms:
+                self._announcer.tell(self._hooks.left, connection, room)
+        if self._hooks.disconnected is not None:
+            seconds = max(0.0, (datetime.now(UTC) - connection.connected_at).total_seconds())
+            self._announcer.tell(
+                self._hooks.disconnected,
+                Disconnected(connection, connection.close_code, connection.close_reason, seconds),
+            )
 
     def _opened(self, connection: Connection) -> bool:
         """End the opening of a connection; False if that has happened, since it was closed meanwhile."""
@@ -128,20 +170,34 @@ class Lifecycle:
         connection = outbox.connection
         connection._outbox = ENDED
         self.flusher.unwatch_if_left(outbox)
-        left = self._registry.remove(connection)
-        self._unfollow(left)
-        if left is None:
+        if not self._remove(connection):
             self._end_reading(connection)
-        else:
-            # The peer went. What it sent before is still read and handled; then the reader sees the end by itself.
-            connection._phase = Phase.ENDED
+            return
+        # The peer went. What it sent before is still read and handled; then the reader sees the end by itself, and why.
+        connection._phase = Phase.ENDED
+        reader: Reader | None = connection._reader
+        if reader is None or reader.has_ended:
+            connection._note_close(ABNORMAL, "")
+            self._announce_end(connection)
 
     def _on_stall(self, outbox: Outbox) -> None:
         connection = outbox.connection
         self._counters.aborted += 1
         logger.info("%r took nothing for %s s: aborted", connection, self._settings.send_timeout)
-        left = self._registry.remove(connection)
-        self._unfollow(left)
-        if left is not None:
+        if self._remove(connection):
             connection._phase = Phase.ENDED
+        connection._note_close(ABNORMAL, "")
         outbox.abort()
+        self._announce_end(connection)
+
+    def close(self, connection: Connection, close: Close) -> None:
+        """Close a connection, if it is not closed yet."""
+        if connection in self._registry:
+            self.end(connection, Phase.ENDED, close)
+
+    def _on_time(self, connection: Connection, close: Close) -> None:
+        logger.info("%r: %s, closed with %d", connection, close.reason, close.code)
+        self.close(connection, close)
+
+    def _offer(self, connection: Connection, message: Message) -> None:
+        connection._outbox.offer(message)

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, TypeVar, overload
 
 from starlette.websockets import WebSocket, WebSocketState
 
+from fastapi_rooms.domain.backend_state import BackendStatus
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection, Phase
 from fastapi_rooms.domain.connection import Outbox as AnyOutbox
@@ -18,13 +18,19 @@ from fastapi_rooms.domain.incoming import Decoder, decoder_for
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
 from fastapi_rooms.domain.registry import Left, Registry
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.domain.stats import Stats
+from fastapi_rooms.engine.admission import Admission, AuthorizeJoin, Limiter
+from fastapi_rooms.engine.drain import Drain
 from fastapi_rooms.engine.fan_out import fan_out
 from fastapi_rooms.engine.handshake import accept
+from fastapi_rooms.engine.hooks import Announcer, Hooks
 from fastapi_rooms.engine.lifecycle import Lifecycle
-from fastapi_rooms.engine.reader import Reader, TakeOvers
+from fastapi_rooms.engine.reader import Reader, Readers
 from fastapi_rooms.engine.received import Received
 from fastapi_rooms.engine.references import NOBODY, SCOPE_KEY, Excluded, Reference, connection_of, ids
+from fastapi_rooms.engine.timekeeper import Expiry, as_datetime
 from fastapi_rooms.tasks import end_tasks
+from fastapi_rooms.telemetry.telemetry import Telemetry, start_telemetry
 
 logger = logging.getLogger("fastapi_rooms")
 
@@ -46,20 +52,49 @@ class ConnectionManager:
     effect is complete.
 
     Not thread-safe: call it from the event loop that serves the connections.
+
+    Args:
+        settings: Limits and policies.
+        authorize_join: Asked before a connection joins a room: `(connection, room)`, `async`, or a function that runs
+            in a thread. What is false, and any exception, means no.
+        limiter: Asked whether a connection may do something, for limits that count on all nodes:
+            `(connection, "connect" or "message")`.
+        hooks: What the app wants to be told.
     """
 
-    def __init__(self, settings: RoomsSettings | None = None) -> None:
+    def __init__(
+        self,
+        settings: RoomsSettings | None = None,
+        *,
+        authorize_join: AuthorizeJoin | None = None,
+        limiter: Limiter | None = None,
+        hooks: Hooks | None = None,
+    ) -> None:
         if settings is not None and not isinstance(settings, RoomsSettings):
             raise ConfigurationError(
                 f"settings takes RoomsSettings, not {type(settings).__name__}: write settings=RoomsSettings(...)"
             )
         self.settings = settings if settings is not None else RoomsSettings()
+        self._hooks = hooks if hooks is not None else Hooks()
+        self._announcer = Announcer()
         self._counters = Counters()
         self._registry = Registry()
-        self._lifecycle = Lifecycle(self.settings, self._counters, self._registry, self._follow, self._unfollow)
+        self._admission = Admission(
+            self.settings, self._counters, self._registry, self._hooks, self._announcer, authorize_join, limiter
+        )
+        self._lifecycle = Lifecycle(
+            self.settings,
+            self._counters,
+            self._registry,
+            self._hooks,
+            self._announcer,
+            self._follow,
+            self._unfollow,
+        )
         self._flusher = self._lifecycle.flusher
-        self._take_overs = TakeOvers()
-        self._reading: set[asyncio.Task[None]] = set()
+        self._readers = Readers(self.settings, self._counters, None if limiter is None else self._admission.ask_limiter)
+        self._drain = Drain(self.settings, self._admission, self._registry, self._flusher, self._close_here)
+        self._telemetry: Telemetry | None = None  # from start to stop, if OpenTelemetry is set up by then
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} connections={self.active_connections} rooms={len(self._registry.rooms())}>"
@@ -81,7 +116,16 @@ class ConnectionManager:
     @property
     def counters(self) -> Counters:
         """What was lost and who was refused since the manager was made: a copy."""
-        return replace(self._counters)
+        return self._counters.copy()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether this node refuses new connections, since it is being stopped."""
+        return self._admission.closes_at is not None
+
+    def stats(self) -> Stats:
+        """Return how this node is doing, in one snapshot. Takes about 0.1 ms per thousand connections."""
+        return Stats.of(self._registry, self._counters, is_draining=self.is_draining, backend=self._backend_status())
 
     def get_room_members(self, room: str) -> list[Connection]:
         """Return the members of a room on this node, first come first."""
@@ -102,6 +146,8 @@ class ConnectionManager:
         *,
         subprotocol: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] | None = None,
+        expires_at: Expiry | None = None,
+        authorize_join: AuthorizeJoin | None = None,
     ) -> Connection:
         """Accept a WebSocket, unless that has happened, and register it.
 
@@ -117,8 +163,12 @@ class ConnectionManager:
             metadata: The app's own, copied into `Connection.metadata`.
             subprotocol: The subprotocol to accept with.
             headers: Headers to accept with.
+            expires_at: When the credentials expire, and the connection is closed with 4401 unless it is refreshed.
+            authorize_join: Asked before this connection joins a room, in place of the manager's.
 
         Raises:
+            HandshakeRefused: It may not connect: an HTTP status, since nothing was accepted.
+            WebSocketException: It may not connect, but the app has accepted it.
             ConfigurationError: Another manager holds the socket.
             NotConnectedError: The socket has ended.
             Exception: Whatever the server raises when the client went during the handshake.
@@ -126,10 +176,16 @@ class ConnectionManager:
         connection = connection_of(websocket)
         if connection._owner not in (None, self):
             raise ConfigurationError("this WebSocket is connected to another manager: use one manager for a socket")
+        await self._admission.wait_while_asked(connection)
         if connection._phase is Phase.NEW:
+            self._admission.check_handshake(websocket)
             connection._user_id = user_id
             connection.metadata.update(metadata or {})
-            await self._lifecycle.open(connection, self, room, lambda: accept(websocket, subprotocol, headers))
+            connection._expires_at = None if expires_at is None else as_datetime(expires_at)
+            connection._authorize_join = authorize_join
+            await self._admission.check_connect(connection, room)
+            address = self._admission.check_limits(connection)
+            await self._lifecycle.open(connection, self, room, address, lambda: accept(websocket, subprotocol, headers))
             return connection
         await self._lifecycle.wait_until_opened(connection)
         if connection._phase is not Phase.OPEN:
@@ -137,6 +193,18 @@ class ConnectionManager:
         if room is not None:
             await self.join_room(connection, room)
         return connection
+
+    def check_handshake(self, websocket: WebSocket) -> None:
+        """Refuse foreign HTTP origins, and everybody while this node is draining.
+
+        `connect` does so first, and `ws_route` before its dependencies. For routes that ask a database before they
+        connect.
+
+        Raises:
+            HandshakeRefused: It is refused: an HTTP status, since nothing was accepted.
+            WebSocketException: It is refused, but the app has accepted it.
+        """
+        self._admission.check_handshake(websocket)
 
     def disconnect(self, websocket: Reference) -> Connection | None:
         """Forget a connection at once; None if it is not known (any more). Idempotent; does not close the socket.
@@ -152,22 +220,59 @@ class ConnectionManager:
         connection._reader = None
         return connection
 
-    async def join_room(self, websocket: Reference, room: str) -> bool:
-        """Make a connection a member of a room; True also if it was one, False if the connection is unknown."""
+    async def join_room(self, websocket: Reference, room: str, *, authorize: bool = True) -> bool:
+        """Make a connection a member of a room; True also if it was one, False if the connection is unknown.
+
+        Args:
+            websocket: The connection.
+            room: The room.
+            authorize: Ask `authorize_join` first. False for rooms that the app chooses, and not the client.
+
+        Raises:
+            JoinRefused: `authorize_join` said no.
+            TooManyRooms: The connection is in `max_rooms_per_connection` rooms.
+            InvalidName: A room cannot be called that.
+        """
+        target = room_target(room)
         connection = self._find(websocket)
-        if connection is None:
+        if connection is not None and authorize:
+            await self._admission.check_join(connection, room)
+        if connection is None or connection not in self._registry:
             return False
+        self._admission.check_room_limit(connection, room)
+        is_new = room not in connection._rooms
         self._registry.join(connection, room)
-        await self._follow((room_target(room),))
+        if is_new and connection._is_announced:
+            self._announcer.tell(self._hooks.joined, connection, room)
+        await self._follow((target,))
         return True
 
     async def leave_room(self, websocket: Reference, room: str) -> bool:
         """End a membership; False if there was none."""
         connection = self._find(websocket)
         left = self._registry.leave(connection, room) if connection is not None else None
-        if left is None:
+        if connection is None or left is None:
             return False
+        if connection._is_announced:
+            self._announcer.tell(self._hooks.left, connection, room)
         self._unfollow(left)
+        return True
+
+    async def refresh(self, connection: Reference, expires_at: Expiry | None) -> bool:
+        """Let the credentials of a connection expire at another time; False if it is not open (any more).
+
+        Args:
+            connection: The connection.
+            expires_at: A `datetime` with its zone, or seconds since the epoch; None: never.
+
+        Raises:
+            ConfigurationError: The time has no zone.
+        """
+        when = None if expires_at is None else as_datetime(expires_at)
+        found = self._find(connection)
+        if found is None or not found.is_open:
+            return False
+        self._lifecycle.timekeeper.expire(found, when)
         return True
 
     # Sending
@@ -242,8 +347,16 @@ class ConnectionManager:
             await self._send_here((connection._outbox,), close)
 
     async def close_user(self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> int:
-        """Close all connections of a user; return how many. See `close`."""
-        return await self._send(user_target(user_id), Close(code, reason))
+        """Close all connections of a user; return how many. See `close`.
+
+        On many nodes it is also kept for `revocation_seconds`, so that a node that was cut off closes them when it is
+        back.
+        """
+        target, close = user_target(user_id), Close(code, reason)
+        try:
+            return await self._send(target, close)
+        finally:
+            await self._revoke(user_id, close)
 
     async def close_room(self, room: str, code: int = CloseCode.NORMAL, reason: str = "") -> int:
         """Close all members of a room; return how many. See `close`."""
@@ -271,36 +384,62 @@ class ConnectionManager:
         reader = self.reader(connection)
         if not isinstance(message_type, Decoder):
             reader.start()
-        return Received(connection, reader, decoder_for(message_type), self.settings, self._counters)
+        return Received(connection, reader, decoder_for(message_type), self._readers)
 
     def reader(self, connection: Connection) -> Reader:
         """Return the reader of a connection, made at the first call. Once it reads, nobody else may receive."""
         reader: Reader | None = connection._reader
         if reader is None:
-            reader = connection._reader = Reader(
-                connection, self, self.settings, self._counters, self._take_overs, self._reading
-            )
+            reader = connection._reader = Reader(connection, self, self._readers)
             if connection not in self._registry or connection.websocket.client_state is WebSocketState.DISCONNECTED:
                 reader.end()  # nothing will come, and no server says so twice
         return reader
 
     # Lifecycle
 
-    async def start(self, *, required: bool = False) -> None:
-        """Make ready. One node has nothing to prepare; a manager of many nodes has. See there.
+    async def start(self, *, required: bool = False) -> None:  # noqa: ARG002 - one node needs nothing
+        """Make ready. One node has nothing to prepare but its measuring; a manager of many nodes has. See there.
+
+        From now on OpenTelemetry is told how the node is doing, if it is set up. Idempotent.
 
         Args:
             required: Fail if what is needed is not there, where the manager could begin without it.
         """
+        self._telemetry = start_telemetry(self.stats, self._telemetry)
+
+    async def drain(self, seconds: float | None = None) -> None:
+        """Refuse new connections with 503, and close those that are here with 1012, a few at a time.
+
+        What was sent to them goes out first. Returns when the last one is written, and after `seconds` at the latest;
+        who has not taken everything by then is aborted. Called again meanwhile, it waits for the same end. A server
+        that is told to stop does this by itself under uvicorn: see `RoomsExtension`.
+
+        **Cancellation** of the call leaves the drain going on; `stop` ends it.
+
+        Args:
+            seconds: Over how long; None: `drain_timeout`, or 10 if there is none.
+        """
+        await self._drain.run(seconds)
 
     async def stop(self) -> None:
         """Close what is left with 1012 and end everything that runs. Can be used again afterwards.
 
         Returns when all outboxes are written and closed, or after `send_timeout`; then the rest is aborted.
         """
+        await self._end_everybody()
+        await self._announcer.stop()
+        self._stop_telemetry()
+
+    async def _end_everybody(self) -> None:
+        await self._drain.stop()
         await self._send_here(self._registry.outboxes(EVERYBODY), Close(CloseCode.SERVICE_RESTART))
         await self._flusher.settle(self.settings.send_timeout)
-        await end_tasks(self._reading)
+        await end_tasks(self._readers.tasks)
+
+    def _stop_telemetry(self) -> None:
+        telemetry, self._telemetry = self._telemetry, None
+        if telemetry is not None:
+            telemetry.stop(self.stats())
 
     # Reaching connections
 
@@ -317,7 +456,11 @@ class ConnectionManager:
 
     async def _send(self, target: Target, content: Message | Close, excluded: frozenset[str] = NOBODY) -> int:
         """Send to a target, wherever it is; return how many connections of this node it reached. A seam."""
-        reached = self._deliver(self._registry.outboxes(target), content, excluded)
+        here = self._registry.outboxes(target)
+        if self._telemetry is None:
+            reached = self._deliver(here, content, excluded)
+        else:
+            reached = self._telemetry.deliver(self._deliver, target, here, content, excluded)
         if reached and isinstance(content, Close):
             await asyncio.sleep(0)  # the close frames of those who are not behind go out now
         return reached
@@ -340,12 +483,17 @@ class ConnectionManager:
         if excluded:
             skipped = {found._outbox for one in excluded if (found := self._registry.find(one)) is not None}
         handed, overflowed = fan_out(outboxes, content, skipped, self._flusher)
+        self._counters.sent_messages += handed
         for outbox in overflowed:
             connection = outbox.connection
             self._counters.slow_consumers += 1
             logger.info("%r is a slow consumer: closed with 1013", connection)
+            self._announcer.tell(self._hooks.overflow, connection)
             self._lifecycle.end(connection, Phase.ENDED, Close(CloseCode.TRY_AGAIN_LATER, "slow consumer"))
         return handed
+
+    def _close_here(self, outboxes: Collection[AnyOutbox], close: Close) -> None:
+        self._close_all(outboxes, close, NOBODY)
 
     def _close_all(self, outboxes: Collection[AnyOutbox], close: Close, excluded: frozenset[str]) -> int:
         connections: list[Connection] = [outbox.connection for outbox in outboxes]
@@ -361,3 +509,10 @@ class ConnectionManager:
 
     def _unfollow(self, left: Left | None) -> None:
         """Stop hearing about what has no connections here any more. A seam."""
+
+    async def _revoke(self, user_id: str, close: Close) -> None:
+        """Keep for nodes that are cut off that a user was closed. A seam."""
+
+    def _backend_status(self) -> BackendStatus | None:
+        """Return whether this node hears the others. A seam."""
+        return None

@@ -96,10 +96,22 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._queue) + len(self.pending)
 
+    def queued(self) -> tuple[int, int] | None:
+        """Return how many messages wait, and their bytes; None if nothing does."""
+        pending = self.pending
+        if not self._queue and (pending is EMPTY or pending is REFUSING):
+            return None
+        return len(self), self._queued_bytes + pending.size
+
     @property
     def is_over(self) -> bool:
         """Whether what waits exceeds the limits, so that the policy decides about the next offer."""
         return self._is_over
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the handshake was answered."""
+        return self._wire is not None
 
     # Offering
 
@@ -423,6 +435,9 @@ class _Ended:
 
     def offer(self, message: Message) -> Verdict:  # noqa: ARG002
         return Verdict.GONE
+
+    def queued(self) -> None:
+        """Return None: nothing waits."""
 
     def close(self, close: Close | None) -> None:
         """Do nothing: it is closed."""

@@ -9,25 +9,55 @@ not come back within the tick in which it got a message, a task takes over and r
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import Context
-from typing import Any
+from time import monotonic
+from typing import Any, Literal
 
 from starlette.websockets import WebSocketState
 
-from fastapi_rooms.domain.close_codes import CloseCode
+from fastapi_rooms.domain.close_codes import ABNORMAL, CloseCode
 from fastapi_rooms.domain.connection import Connection, Owner
 from fastapi_rooms.domain.counters import Counters
+from fastapi_rooms.domain.incoming import error_message
+from fastapi_rooms.domain.rate import Rate
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.inbox import Inbox, Payload
 
 logger = logging.getLogger("fastapi_rooms")
 
 
-class TakeOvers:
-    """The readers whose handlers got a message in this tick: those still busy at its end get a task that reads on."""
+MAX_DROPPED = 100
+"""How many messages above the rate a client may send in a row before it is closed."""
+PAUSE_SECONDS = 1.0
+"""After how long without a dropped message the next one begins a row anew."""
 
-    def __init__(self) -> None:
+NO_CODE = 1005
+"""In place of a close code when the close frame had none (RFC 6455 section 7.1.5)."""
+
+AskLimiter = Callable[[Connection, Literal["message"]], Awaitable[bool]]
+
+
+class Readers:
+    """What the readers of one node share; and those whose handlers got a message in this tick.
+
+    Those that are still busy at its end get a task that reads on.
+
+    Args:
+        settings: Limits.
+        counters: Where is counted what was received and what was dropped.
+        limiter: Whether the app lets a connection send another message; None: it has no word in it.
+    """
+
+    def __init__(self, settings: RoomsSettings, counters: Counters, limiter: AskLimiter | None) -> None:
+        self.settings = settings
+        self.counters = counters
+        self.limiter = limiter
+        self.max_bytes: float = math.inf if settings.max_message_bytes is None else settings.max_message_bytes
+        per_second = settings.messages_per_second
+        self.rate = None if per_second is None else Rate(per_second, settings.messages_burst)
+        self.tasks: set[asyncio.Task[None]] = set()
         self._context = Context()  # an empty one: a reader outlives the message that happened to come first
         self._readers: list[Reader] = []
         self._loop: asyncio.AbstractEventLoop | None = None  # where the end-of-tick call is due; None: not due
@@ -54,46 +84,40 @@ class Reader:
 
     __slots__ = (
         "_connection",
-        "_counters",
+        "_dropped",
+        "_dropped_at",
+        "_full_at",
         "_inbox",
         "_on_end",
         "_owner",
-        "_settings",
-        "_take_overs",
-        "_tasks",
+        "_readers",
         "has_ended",
         "is_awaited",
         "is_inline",
+        "received",
         "task",
     )
 
-    def __init__(
-        self,
-        connection: Connection,
-        owner: Owner,
-        settings: RoomsSettings,
-        counters: Counters,
-        take_overs: "TakeOvers",
-        tasks: set[asyncio.Task[None]],
-    ) -> None:
+    def __init__(self, connection: Connection, owner: Owner, readers: Readers) -> None:
         self.has_ended = False  # nothing more will come
         self.is_awaited = False  # somebody waits for the next message; written by `Received`
         self.is_inline = False  # that somebody receives by itself; written by `Received`
         self.task: asyncio.Task[None] | None = None  # set by `start`; None: whoever waits reads inline
+        self.received = 0  # messages, with those that were dropped: whoever sends too much is not silent
         self._connection = connection
         self._owner = owner
-        self._settings = settings
-        self._counters = counters
-        self._tasks = tasks  # the manager's, which ends what is left
+        self._readers = readers
         self._on_end: Callable[[], object] | None = None  # set by `call_at_end`
-        self._take_overs = take_overs
         self._inbox: Inbox | None = None  # made when a task reads: who reads inline has nothing that waits
+        self._full_at = Rate.FULL  # when its bucket of tokens will be full
+        self._dropped = 0  # messages above the rate, in a row
+        self._dropped_at = -math.inf  # when the last of them came
 
     @property
     def inbox(self) -> Inbox:
         """What was read and not taken yet."""
         if self._inbox is None:
-            self._inbox = Inbox(self._settings)
+            self._inbox = Inbox(self._readers.settings)
             if self.has_ended:
                 self._inbox.end()
         return self._inbox
@@ -102,8 +126,8 @@ class Reader:
         """Read in a task from now on, unless a task or a waiting handler reads already, or nothing will come."""
         if self.task is None and not self.is_inline and not self.has_ended:
             self.task = asyncio.get_running_loop().create_task(self._read(), name="fastapi_rooms reader")
-            self._tasks.add(self.task)
-            self.task.add_done_callback(self._tasks.discard)
+            self._readers.tasks.add(self.task)
+            self.task.add_done_callback(self._readers.tasks.discard)
 
     def call_at_end(self, callback: Callable[[], object] | None) -> None:
         """Call back when the client is gone or was closed, at once if that has happened; None: nobody."""
@@ -128,21 +152,48 @@ class Reader:
         return self._connection.websocket._receive()
 
     def take(self, event: MutableMapping[str, Any]) -> Payload | None:
-        """Return what an event brings to the handler that received it by itself; None: `give_up`.
+        """Return what an event brings to the handler that received it by itself; None: `refuse`.
 
         From the end of this tick on, a task reads in its place if it has not come back.
         """
         payload = _payload(event)
-        if payload is None or self.has_ended or _size(payload) > self._settings.max_message_bytes:
+        if payload is None or self.has_ended or _size(payload) > self._readers.max_bytes or not self._is_within_rate():
             return None
-        self._take_overs.add(self)
+        self._count()
+        self._readers.add(self)
         return payload
 
-    async def give_up(self, event: MutableMapping[str, Any]) -> None:
-        """End after an event that brought nothing: the client is gone, was closed meanwhile, or sent too much."""
-        if not self.has_ended and _payload(event) is not None:
-            await self._refuse()
+    async def refuse(self, event: MutableMapping[str, Any]) -> bool:
+        """Act on an event that brought nothing to the handler; return whether to go on.
+
+        The client is gone, was closed meanwhile, sent too much, or too often.
+        """
+        payload = None if self.has_ended else _payload(event)
+        if payload is not None:
+            if _size(payload) > self._readers.max_bytes:
+                await self._refuse_size()
+            elif await self.drop():
+                return True
         self._leave(event)
+        return False
+
+    async def drop(self) -> bool:
+        """Drop a message above the rate, and say so once; return whether to go on."""
+        self.received += 1
+        self._readers.counters.rate_limited_messages += 1
+        now = monotonic()
+        is_first = now - self._dropped_at > PAUSE_SECONDS
+        self._dropped_at = now
+        self._dropped = 1 if is_first else self._dropped + 1
+        await asyncio.sleep(0)  # a server may have many of them ready: the others get their turn
+        if is_first:
+            await self._owner.send_personal(self._connection, error_message("rate_limited"))
+        elif self._dropped >= MAX_DROPPED:
+            self._readers.counters.flooders += 1
+            logger.info("%r did not slow down: closed with 1008", self._connection)
+            await self._owner.close(self._connection, CloseCode.POLICY_VIOLATION, "too many messages")
+            return False
+        return True
 
     async def fail(self, error: Exception) -> None:
         """End because the server failed."""
@@ -160,10 +211,14 @@ class Reader:
                 if payload is None:
                     return
                 size = _size(payload)
-                if size > self._settings.max_message_bytes:
-                    await self._refuse()
+                if size > self._readers.max_bytes:
+                    await self._refuse_size()
                     return
-                inbox.put(payload, size)
+                if self._is_within_rate():
+                    self._count()
+                    inbox.put(payload, size)
+                elif not await self.drop():
+                    return
                 event = payload = None  # a connection that waits keeps no message
                 if inbox.is_full and not await self._wait_for_space():
                     return
@@ -173,17 +228,32 @@ class Reader:
             self._leave(event)
             self.task = None  # a cancelled task keeps its frames, and so this reader and its connection
 
-    async def _refuse(self) -> None:
-        self._counters.oversized_messages += 1
-        limit = self._settings.max_message_bytes
-        await self._owner.close(self._connection, CloseCode.TOO_BIG, f"a message may have {limit} bytes")
+    def _is_within_rate(self) -> bool:
+        rate = self._readers.rate
+        if rate is None:
+            return True
+        full_at = rate.take(self._full_at, monotonic())
+        if full_at is None:
+            return False
+        self._full_at = full_at
+        return True
+
+    def _count(self) -> None:
+        self.received += 1
+        self._readers.counters.received_messages += 1
+
+    async def _refuse_size(self) -> None:
+        self._readers.counters.oversized_messages += 1
+        await self._owner.close(
+            self._connection, CloseCode.TOO_BIG, f"a message may have {self._readers.max_bytes} bytes"
+        )
 
     async def _wait_for_space(self) -> bool:
         try:
-            async with asyncio.timeout(self._settings.inbox_timeout):
+            async with asyncio.timeout(self._readers.settings.inbox_timeout):
                 await self.inbox.space()
         except TimeoutError:
-            self._counters.full_inboxes += 1
+            self._readers.counters.full_inboxes += 1
             logger.info("%r sent faster than its handler works: closed with 1013", self._connection)
             await self._owner.close(self._connection, CloseCode.TRY_AGAIN_LATER, "too many messages are waiting")
             return False
@@ -196,6 +266,7 @@ class Reader:
     def _leave(self, event: MutableMapping[str, Any] | None) -> None:
         if event is not None and event["type"] == "websocket.disconnect":
             self._connection.websocket.client_state = WebSocketState.DISCONNECTED  # as Starlette's `receive` does
+            self._connection._note_close(*_end_of(event))
         self._end(discard=False)
         self._owner.disconnect(self._connection)
 
@@ -216,6 +287,14 @@ def _payload(event: MutableMapping[str, Any]) -> Payload | None:
     text: str | None = event.get("text")
     data: bytes | None = event.get("bytes")
     return text if text is not None else data or b""
+
+
+def _end_of(event: MutableMapping[str, Any]) -> tuple[int, str]:
+    """Return the close code and the reason in a disconnect event; 1006 if there was no close frame."""
+    code = event.get("code") or ABNORMAL
+    if code == NO_CODE and "reason" not in event:
+        code = ABNORMAL  # uvicorn says 1005 of a lost connection, too, but then knows of no reason
+    return code, event.get("reason") or ""
 
 
 def _size(payload: Payload) -> int:

@@ -5,31 +5,26 @@ from typing import Any
 
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection
-from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.incoming import Decoder, InvalidMessageError, error_message
 from fastapi_rooms.domain.messages import MessageType, is_control
-from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.inbox import Payload
-from fastapi_rooms.engine.reader import Reader
+from fastapi_rooms.engine.reader import Reader, Readers
 
 
 class Received(AsyncIterator[Any]):
     """Yields what fits, answers what does not, ends with the client."""
 
-    __slots__ = ("_connection", "_counters", "_decoder", "_invalid_in_a_row", "_reader", "_settings")
+    __slots__ = ("_connection", "_decoder", "_invalid_in_a_row", "_reader", "_readers")
 
-    def __init__(
-        self, connection: Connection, reader: Reader, decoder: Decoder, settings: RoomsSettings, counters: Counters
-    ) -> None:
+    def __init__(self, connection: Connection, reader: Reader, decoder: Decoder, readers: Readers) -> None:
         self._connection = connection
         self._reader = reader
         self._decoder = decoder
-        self._settings = settings
-        self._counters = counters
+        self._readers = readers
         self._invalid_in_a_row = 0
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> Any:  # noqa: C901, PLR0912 - spelt out: frames cost memory
         reader = self._reader
         if reader.is_awaited:
             raise ConfigurationError(
@@ -53,9 +48,16 @@ class Received(AsyncIterator[Any]):
                     else:
                         reader.is_inline = False
                         payload = reader.take(event)
-                        if payload is None:
-                            await reader.give_up(event)
+                        if payload is None and await reader.refuse(event):
+                            event = None  # a connection that waits keeps no message
+                            continue
                 if payload is None:
+                    break
+                limiter = self._readers.limiter
+                if limiter is not None and not await limiter(self._connection, "message"):
+                    event = payload = None
+                    if await reader.drop():
+                        continue
                     break
                 try:
                     value = self._decoder.decode(payload)
@@ -80,10 +82,10 @@ class Received(AsyncIterator[Any]):
             case MessageType.PONG:
                 self._invalid_in_a_row = 0
                 return True
-        self._counters.invalid_messages += 1
+        self._readers.counters.invalid_messages += 1
         self._invalid_in_a_row += 1
         await self._connection.send(error_message("invalid_message", errors=error.errors))
-        if self._invalid_in_a_row < self._settings.max_invalid_messages:
+        if self._invalid_in_a_row < self._readers.settings.max_invalid_messages:
             return True
         await self._connection.close(CloseCode.INVALID_DATA, "too many invalid messages")
         return False

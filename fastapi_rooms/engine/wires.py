@@ -10,16 +10,23 @@ from fastapi_rooms.engine.wire import AsgiWire, Wire, is_transport
 
 logger = logging.getLogger("fastapi_rooms")
 
-# The only wrapper that FastAPI puts around a server's send for WebSockets, one per app and mount. It passes WebSocket
-# messages through unchanged; whatever else is in between may change them on purpose, and is not peeled.
-_PEELED = ("starlette._exception_handler", "wrap_app_handling_exceptions.<locals>.wrapped_app.<locals>.sender")
+# Wrappers around a server's send that pass WebSocket messages through unchanged, whatever is in between otherwise may
+# change them on purpose, and is not peeled.
+_PEELED = frozenset(
+    {
+        # FastAPI's own, one per app and mount.
+        ("starlette._exception_handler", "wrap_app_handling_exceptions.<locals>.wrapped_app.<locals>.sender"),
+        # Which adds a cookie to HTTP responses.
+        ("starlette.middleware.sessions", "SessionMiddleware.__call__.<locals>.send_wrapper"),
+    }
+)
 
 _reported: set[str] = set()  # servers whose fallback was logged: one line per process is enough
 
 
 def choose_wire(websocket: WebSocket, policy: Literal["auto", "asgi"], compress_min_bytes: int | None = None) -> Wire:
     """Return the best wire that is safe for this socket. Unknown things fall back to ASGI, never to an error."""
-    protocol = getattr(_server_send(websocket), "__self__", None)
+    protocol = getattr(peel(getattr(websocket, "_send", None)), "__self__", None)
     if policy == "auto" and is_known_protocol(protocol):
         return UvicornWire(websocket, protocol, compress_min_bytes)
     transport = getattr(protocol, "transport", None)
@@ -28,10 +35,9 @@ def choose_wire(websocket: WebSocket, policy: Literal["auto", "asgi"], compress_
     return AsgiWire(websocket, transport if is_transport(transport) else None)
 
 
-def _server_send(websocket: WebSocket) -> Any:
-    """Return the ASGI send below FastAPI's own wrappers: the server's, or that of a middleware."""
-    send: Any = getattr(websocket, "_send", None)
-    while (getattr(send, "__module__", None), getattr(send, "__qualname__", None)) == _PEELED:
+def peel(send: Any) -> Any:
+    """Return the ASGI `send` below wrappers that pass all of a WebSocket through: the server's, or a middleware's."""
+    while (getattr(send, "__module__", None), getattr(send, "__qualname__", None)) in _PEELED:
         cells = dict(zip(send.__code__.co_freevars, send.__closure__, strict=True))
         send = cells["send"].cell_contents
     return send

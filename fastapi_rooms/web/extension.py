@@ -11,10 +11,13 @@ from starlette.routing import BaseRoute, Mount
 
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.admission import AuthorizeJoin, Limiter
 from fastapi_rooms.engine.distributed import BackendSource, DistributedWebSocketManager, OnGap
+from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.web.dependencies import STATE_KEY
 from fastapi_rooms.web.routes import Source, ws_route
+from fastapi_rooms.web.signals import SignalledDrain, drain_at_signal
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,13 +31,19 @@ class RoomsExtension:
     - `app.include_router(rooms.router)`
     - `async with rooms.lifespan(app): yield` inside a lifespan of your own
 
-    When the app stops, connections that are left are closed with 1012 and no task stays behind.
+    When a server such as uvicorn is told to stop (SIGTERM, SIGINT), the node drains first, over `drain_timeout`: see
+    `ConnectionManager.drain`. When the app stops, connections that are left are closed with 1012 and no task stays
+    behind.
 
     Args:
         redis_url: Where Redis is, for many nodes; see `DistributedWebSocketManager`. None: this process is all.
         settings: Limits and policies.
         required: Do not start the app without Redis. Otherwise it starts degraded and connects when Redis comes.
         on_gap: Called with a `Gap` when this node hears the others again after it did not.
+        authorize_join: Asked before a connection joins a room: `(connection, room)`. See `ConnectionManager`, and
+            `ws_route` for one of a route, with dependencies.
+        limiter: Asked whether a connection may do something, for limits that count on all nodes.
+        hooks: What the app wants to be told.
 
     Attributes:
         manager: The manager, for code outside requests.
@@ -48,17 +57,28 @@ class RoomsExtension:
         settings: RoomsSettings | None = None,
         required: bool = False,
         on_gap: OnGap | None = None,
+        authorize_join: AuthorizeJoin | None = None,
+        limiter: Limiter | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         if isinstance(redis_url, RoomsSettings):
             raise ConfigurationError("settings go by name: write RoomsExtension(settings=RoomsSettings(...))")
         self.manager = (
-            ConnectionManager(settings)
+            ConnectionManager(settings, authorize_join=authorize_join, limiter=limiter, hooks=hooks)
             if redis_url is None
-            else DistributedWebSocketManager(redis_url, settings=settings, on_gap=on_gap)
+            else DistributedWebSocketManager(
+                redis_url,
+                settings=settings,
+                on_gap=on_gap,
+                authorize_join=authorize_join,
+                limiter=limiter,
+                hooks=hooks,
+            )
         )
         self._required = required
         self.router = APIRouter(lifespan=self.lifespan)
         self._attached = 0  # how many lifespans are running
+        self._signalled: SignalledDrain | None = None  # while one does; None: it hears no signals
 
     def __repr__(self) -> str:
         return f"<RoomsExtension {self.manager!r}>"
@@ -70,10 +90,15 @@ class RoomsExtension:
         self._attached += 1
         try:
             await self.manager.start(required=self._required)
+            if self._signalled is None and self.manager.settings.drain_timeout is not None:
+                self._signalled = drain_at_signal(self.manager)
             yield {STATE_KEY: self.manager}
         finally:
             self._attached -= 1
             if not self._attached:
+                signalled, self._signalled = self._signalled, None
+                if signalled is not None:
+                    await signalled.remove(self.manager)
                 await self.manager.stop()
             for state in states:
                 delattr(state, STATE_KEY)
@@ -85,12 +110,20 @@ class RoomsExtension:
         room: str | Source | None = None,
         user_id: Source | None = None,
         metadata: Source | None = None,
+        authorize_join: Callable[..., Any] | None = None,
         dependencies: Sequence[Source] = (),
         name: str | None = None,
     ) -> Callable[[F], F]:
         """Register a WebSocket route on `router`. See `fastapi_rooms.ws_route`."""
         return ws_route(
-            self.router, path, room=room, user_id=user_id, metadata=metadata, dependencies=dependencies, name=name
+            self.router,
+            path,
+            room=room,
+            user_id=user_id,
+            metadata=metadata,
+            authorize_join=authorize_join,
+            dependencies=dependencies,
+            name=name,
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from fastapi_rooms.domain.connection import Connection
-from fastapi_rooms.domain.errors import BackendUnavailable
+from fastapi_rooms.domain.errors import BackendUnavailable, RefusedError
 from fastapi_rooms.domain.incoming import Decoder, error_message
 from fastapi_rooms.engine.manager import ConnectionManager
 
@@ -49,6 +49,9 @@ class Handler:
                         await connection.send(result)
                 else:
                     await self._call(connection, manager, values)
+            except RefusedError as error:
+                logger.info("%r was refused: %s", connection, error)
+                await connection.send(error_message(error.code))
             except BackendUnavailable as error:
                 # Members on this node were served, and the client may try again: no reason to close.
                 logger.info("%r was told that other nodes are out of reach: %s", connection, error)

@@ -7,6 +7,7 @@ and it does so before accept, where an `HTTPException` can still reach the clien
 
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from string import Formatter
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 from uuid import UUID
@@ -21,7 +22,9 @@ from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.web.dependencies import get_manager
+from fastapi_rooms.web.gate import gate
 from fastapi_rooms.web.handlers import Handler
+from fastapi_rooms.web.identity import Identity
 from fastapi_rooms.web.session import serve
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,7 +43,7 @@ Incoming = Annotated[T, _IncomingMark()]
 
 # The parameters that connecting needs, in the order in which they are solved: who it is comes first.
 _MANAGER, _USER, _ROOM, _METADATA = "rooms_manager", "rooms_user_id", "rooms_room", "rooms_metadata"
-_WEBSOCKET = "rooms_websocket"
+_WEBSOCKET, _JOIN = "rooms_websocket", "rooms_join"
 
 
 def ws_route(
@@ -50,12 +53,14 @@ def ws_route(
     room: str | Source | None = None,
     user_id: Source | None = None,
     metadata: Source | None = None,
+    authorize_join: Callable[..., Any] | None = None,
     dependencies: Sequence[Source] = (),
     name: str | None = None,
 ) -> Callable[[F], F]:
     """Register a WebSocket route. The decorated function stays callable as it was written.
 
-    All dependencies are solved before accept, so an `HTTPException` reaches the client as that HTTP status.
+    A client of a foreign HTTP origin is refused with 403 before anything else. All dependencies are solved before
+    accept, so an `HTTPException` reaches the client as that HTTP status.
 
     With an `Incoming[T]` parameter the handler is called once per message, one after the other; what it returns, or
     yields as an async generator, is sent to the client. Without one it is called once and owns the session
@@ -67,8 +72,11 @@ def ws_route(
         path: The path, with parameters as in any FastAPI route.
         room: The room to join: a template over the path parameters (`"chat:{room_id}"`), or a dependency that returns
             a str or None.
-        user_id: A dependency that returns the identity, a str or None.
+        user_id: A dependency that returns the identity: a str, an `Identity` (which expires), or None.
         metadata: A dependency that returns a dict for `Connection.metadata`.
+        authorize_join: Asked before the connection joins `room` or any other: `(connection, room, ...)`, `async`, or a
+            function that runs in a thread. Further parameters are solved as those of the handler, once and before
+            accept. What is false, and any exception, means no. In place of the extension's.
         dependencies: Further dependencies, solved first.
         name: The name of the route; the handler's by default.
 
@@ -92,7 +100,10 @@ def ws_route(
         for key, source in sources.items()
         if source is not None
     ]
-    solved_first = [_depends("dependencies", source) for source in dependencies]
+    solved_first = [Depends(gate), *(_depends("dependencies", source) for source in dependencies)]
+    join_values = None if authorize_join is None else _join_values(authorize_join)
+    if join_values is not None:
+        sourced.append(_parameter(_JOIN, Annotated[Any, join_values]))
 
     def register(function: F) -> F:
         parameters, handler = _read_handler(function)
@@ -109,10 +120,13 @@ def ws_route(
             manager: ConnectionManager = values.pop(_MANAGER) if manager_key is None else values[manager_key]
             websocket: WebSocket = values.pop(_WEBSOCKET) if socket is None else values[socket]
             room_name = template.format_map(websocket.path_params) if template is not None else values.pop(_ROOM, None)
-            user_id = _checked("user_id", str, values.pop(_USER, None))
+            who = values.pop(_USER, None)
+            identity = who if isinstance(who, Identity) else Identity(_checked("user_id", str, who))
             metadata = _checked("metadata", Mapping, values.pop(_METADATA, None))
-            identity = _checked("room", str, room_name), user_id, metadata
-            return serve(websocket, manager, identity, handler, values)
+            ask = authorize_join
+            if ask is not None and join_values is not None:
+                ask = partial(ask, **values.pop(_JOIN))
+            return serve(websocket, manager, _checked("room", str, room_name), identity, metadata, ask, handler, values)
 
         endpoint.__signature__ = inspect.Signature([*connecting, *parameters])  # type: ignore[attr-defined]
         endpoint.__name__ = getattr(function, "__name__", "handler")
@@ -121,6 +135,34 @@ def ws_route(
         return function
 
     return register
+
+
+def _join_values(authorize_join: Callable[..., Any]) -> params.Depends | None:
+    """Return a dependency that solves what a function wants beside connection and room; None if that is all."""
+    name = getattr(authorize_join, "__name__", repr(authorize_join))
+    signature = inspect.signature(authorize_join)
+    try:
+        taken = signature.bind_partial("connection", "room").arguments
+    except TypeError as error:
+        raise ConfigurationError(
+            f"authorize_join is called with a connection and a room: let {name}() take both"
+        ) from error
+    hints = _hints(authorize_join)
+    further = []
+    for parameter in signature.parameters.values():
+        if parameter.name in taken:
+            continue
+        annotation = hints.get(parameter.name, parameter.annotation)
+        _refuse_mistakes(name, parameter, annotation)
+        further.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation))
+    if not further:
+        return None
+
+    async def collect(**values: Any) -> dict[str, Any]:
+        return values
+
+    collect.__signature__ = inspect.Signature(further)  # type: ignore[attr-defined]
+    return _depends("authorize_join", collect)
 
 
 def _is_manager(parameter: inspect.Parameter) -> bool:
@@ -146,13 +188,7 @@ def _read_handler(function: Callable[..., Any]) -> tuple[list[inspect.Parameter]
     """Return the parameters that FastAPI has to fill, and the handler with the one that we fill."""
     if not inspect.isroutine(function) or inspect.isgeneratorfunction(function):
         raise ConfigurationError(f"{function!r} cannot be a handler: write a function, with `async def` if it yields")
-    try:
-        hints = get_type_hints(function, include_extras=True)
-    except NameError as error:
-        raise ConfigurationError(
-            f"the annotations of {function.__name__}() cannot be read: {error}. Define what they name at module level, "
-            "outside of `if TYPE_CHECKING:`"
-        ) from error
+    hints = _hints(function)
     parameters: list[inspect.Parameter] = []
     incoming: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
@@ -170,6 +206,17 @@ def _read_handler(function: Callable[..., Any]) -> tuple[list[inspect.Parameter]
         )
     name, message_type = next(iter(incoming.items()), (None, None))
     return parameters, Handler(function, name, message_type)
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function if inspect.isroutine(function) else type(function).__call__, include_extras=True)
+    except NameError as error:
+        name = getattr(function, "__name__", repr(function))
+        raise ConfigurationError(
+            f"the annotations of {name}() cannot be read: {error}. Define what they name at module level, outside of "
+            "`if TYPE_CHECKING:`"
+        ) from error
 
 
 def _refuse_mistakes(function: str, parameter: inspect.Parameter, annotation: Any) -> None:

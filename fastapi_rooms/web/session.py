@@ -7,16 +7,21 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from fastapi_rooms.domain.close_codes import CloseCode
+from fastapi_rooms.engine.admission import AuthorizeJoin
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.web.attendance import Attendance
 from fastapi_rooms.web.endings import close, end_with_error, end_without_error
 from fastapi_rooms.web.handlers import Handler
+from fastapi_rooms.web.identity import Identity
 
 
 async def serve(
     websocket: WebSocket,
     manager: ConnectionManager,
-    identity: tuple[str | None, str | None, Mapping[str, Any] | None],
+    room: str | None,
+    identity: Identity,
+    metadata: Mapping[str, Any] | None,
+    authorize_join: AuthorizeJoin | None,
     handler: Handler,
     values: dict[str, Any],
 ) -> None:
@@ -25,15 +30,26 @@ async def serve(
     Args:
         websocket: The client.
         manager: Who is to hold it.
-        identity: Its room, its user and its metadata.
+        room: The room to join.
+        identity: Who it is.
+        metadata: What the app wants to remember of it.
+        authorize_join: Asked before it joins a room.
         handler: Who serves it.
         values: What the handler is called with.
     """
     try:
-        connection = await manager.connect(websocket, *identity)
+        connection = await manager.connect(
+            websocket,
+            room,
+            identity.user_id,
+            metadata,
+            expires_at=identity.expires_at,
+            authorize_join=authorize_join,
+        )
     except OSError:
         return  # the client went during the handshake
-    del identity  # not kept for as long as the connection lives, as all that has a name here is
+    # Not kept for as long as the connection lives, as all that has a name here is.
+    del room, identity, metadata, authorize_join
     attendance = Attendance(manager.reader(connection), manager.settings.disconnect_grace)
     is_absent = False
     try:

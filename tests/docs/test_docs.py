@@ -100,24 +100,29 @@ def test_every_section_of_a_snippet_is_shown() -> None:
             assert f'--8<-- "{snippet.name}:{section}"' in shown, (snippet.name, section)
 
 
+UNITS = {
+    "_bytes$": "bytes",
+    "^flush_interval$": "milliseconds",
+    "_per_second$": "messages/s",
+    "(_seconds|_timeout|_interval|_grace)$": "seconds",
+    "^max_rooms": "rooms",
+    "^max_connections": "connections",
+    "_(messages|burst)$": "messages",
+}
+"""What the names of settings say about their units: the first pattern that fits counts."""
+
+
 def settings_table() -> str:
     """Return the table in docs/guides/settings.md as the model has it."""
     lines = ["| Field | Default | Unit | What it is |", "|---|---|---|---|"]
     for name, field in RoomsSettings.model_fields.items():
         default = field.default
-        unit, shown = "", f"`{default}`"
-        if name.endswith("_bytes"):
-            unit = "bytes"
-            if default is not None:
-                shown += f" ({default // 1024} KiB)" if default < 1024**2 else f" ({default // 1024**2} MiB)"
-        elif name == "flush_interval":
-            unit = "milliseconds"
-        elif field.annotation is float:
-            unit, shown = "seconds", f"`{default:g}`"
-        elif field.annotation is int:
-            unit = "messages"
-        else:
+        shown = f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+        if isinstance(default, str):
             shown = f"`{str(default)!r}`"
+        elif name.endswith("_bytes") and default is not None:
+            shown += f" ({default // 1024} KiB)" if default < 1024**2 else f" ({default // 1024**2} MiB)"
+        unit = next((unit for pattern, unit in UNITS.items() if re.search(pattern, name)), "")
         lines.append(f"| `{name}` | {shown} | {unit} | {' '.join((field.description or '').split())} |")
     return "\n".join(lines) + "\n"
 

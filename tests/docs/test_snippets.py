@@ -301,10 +301,58 @@ async def test_identity() -> None:
         async with site.connect("/private/staff", cookie) as client:
             await client.send("where am I?")
             assert await receive_json(client) == ["private:staff"]
-        assert await refusal(site.connect("/guarded", cookie, origin="https://elsewhere.example")) == 403
-        async with site.connect("/guarded", cookie, origin="https://chat.example") as client:
+        assert await refusal(site.connect("/expiring")) == 401
+        async with site.connect("/expiring", cookie) as client:
+            await send_json(client, {"type": "renew", "token": "c2VjcmV0"})
+            assert (await receive(client)).startswith("until ")
+        async with site.connect("/rooms", cookie) as client:
+            await send_json(client, {"type": "enter", "room": "board"})
+            assert await receive_json(client) == {"type": "error", "code": "join_refused"}
+            await send_json(client, {"type": "enter", "room": "staff"})
+            assert await receive(client) == "you are in staff"
+
+
+async def test_http_origins() -> None:
+    async with served("http_origins") as site:
+        assert await refusal(site.connect("/ws", origin="https://elsewhere.example")) == 403
+        async with site.connect("/ws", origin="https://chat.example") as client:
             await client.send("hi")
             assert await receive(client) == "hi"
+
+
+async def test_limits_that_count_on_all_nodes() -> None:
+    async with served("limits_everywhere") as site:
+        async with site.connect("/ws", {"X-Name": "ann"}) as ann:
+            for _ in range(5):
+                await ann.send("hi")
+                assert await receive(ann) == "hi"
+            await ann.send("hi")
+            assert await receive_json(ann) == {"type": "error", "code": "rate_limited"}
+        for _ in range(2):
+            async with site.connect("/ws", {"X-Name": "ann"}):
+                pass
+        assert await refusal(site.connect("/ws", {"X-Name": "ann"})) == 429
+        async with site.connect("/ws", {"X-Name": "bob"}):
+            pass
+
+
+async def test_operations() -> None:
+    async with served("operations") as site:
+        async with site.connect("/ws"):
+            assert (await site.http.get("/internal/rooms")).json()["connections"] == 1
+        assert await refusal(site.connect("/ws", origin="https://elsewhere.example")) == 403
+
+        async def is_told() -> bool:
+            return (await site.http.get("/internal/rooms")).json()["connections"] == 0
+
+        await eventually(is_told)
+        numbers = (await site.http.get("/internal/rooms")).json()
+        assert numbers["refused"] == {"http_origin": 1}
+        journal = importlib.import_module("operations").journal
+        async with asyncio.timeout(DEADLINE):
+            while len(journal) < 3:  # noqa: ASYNC110 - the server is on another loop
+                await asyncio.sleep(0.005)
+        assert sorted(journal) == ["None came", "None left: 1000 0 s", "refused: http_origin"]
 
 
 async def test_settings() -> None:
@@ -484,7 +532,7 @@ async def test_a_ready_client_with_the_rights_that_the_page_gives_it(
 def test_a_backend_of_ones_own() -> None:
     alone = ("-c", os.devnull, "--rootdir", ".", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto")
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *alone, "counted_backend_conformance.py", "two_nodes.py"],
+        [sys.executable, "-m", "pytest", "-q", "-rs", *alone, "counted_backend_conformance.py", "two_nodes.py"],
         cwd=SNIPPETS,
         capture_output=True,
         text=True,
@@ -492,7 +540,63 @@ def test_a_backend_of_ones_own() -> None:
         check=False,
     )
     assert run.returncode == 0, run.stdout
-    assert "skipped" not in run.stdout
+    skipped = re.findall(r"^SKIPPED \[\d+\] \S+ (.*)$", run.stdout, re.MULTILINE)
+    assert set(skipped) == {"this backend has no store"}, run.stdout
+
+
+async def ticket_of(site: Site) -> str:
+    response = await site.http.post("/ticket", headers={"Authorization": "Bearer t0k3n"})
+    return str(response.json())
+
+
+async def test_credentials_tickets() -> None:
+    async with served("credentials") as site:
+        assert (await site.http.post("/ticket")).status_code == 401
+        ticket = await ticket_of(site)
+        async with site.connect(f"/with-ticket?ticket={ticket}") as client:
+            await client.send("hello")
+            assert await receive(client) == "ann said hello"
+        for url in (f"/with-ticket?ticket={ticket}", "/with-ticket"):
+            assert await refusal(site.connect(url)) == 401
+
+
+async def test_credentials_tokens() -> None:
+    base64url = "base64url.bearer.dDBrM24"
+    async with served("credentials") as site:
+        for path, offered, selected in (
+            ("/with-token", ["bearer", "bearer.t0k3n"], "bearer"),
+            ("/with-token", ["bearer", base64url], "bearer"),
+            ("/either", ["chat.v1", "bearer.t0k3n"], "chat.v1"),
+        ):
+            async with site.connect(path, subprotocols=offered) as client:
+                assert client.subprotocol == selected
+                await client.send("hello")
+                assert await receive(client) == "ann said hello"
+        async with site.connect("/either", {"Authorization": "Bearer t0k3n"}) as client:
+            await client.send("hello")
+            assert await receive(client) == "ann said hello"
+        assert await refusal(site.connect("/with-token", subprotocols=["bearer", "bearer.wrong"])) == 401
+        assert await refusal(site.connect("/with-token", subprotocols=["bearer", "t0k3n"])) == 401
+        assert await refusal(site.connect("/either")) == 401
+
+
+async def test_credentials_in_redis_with_the_rights_that_the_page_gives(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for page in ("many-nodes.md", "credentials.md"):
+        text = (SNIPPETS.parent / "guides" / page).read_text()
+        for command in re.findall("^ *(ACL SETUSER .*)$", text, re.MULTILINE):
+            broker.call(*command.replace(">a-long-random-password", ">secret").split())
+    url = broker.url.replace("://", "://rooms:secret@")
+    async with two_nodes("credentials", url, monkeypatch) as (here, there):
+        ticket = await ticket_of(here)
+        assert broker.call("KEYS", f"*{ticket}*") == []
+        async with there.connect(f"/with-ticket?ticket={ticket}") as client:
+            await client.send("hello")
+            assert await receive(client) == "ann said hello"
+        assert await refusal(here.connect(f"/with-ticket?ticket={ticket}")) == 401
+    refused = {dict(zip(entry[::2], entry[1::2], strict=True))["object"] for entry in broker.call("ACL", "LOG")}
+    assert refused <= {"client|setinfo"}, "something that it needs was refused"
 
 
 def test_every_snippet_is_tested() -> None:

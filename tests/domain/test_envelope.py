@@ -229,7 +229,7 @@ def test_a_pickle_is_not_unpickled(protocol):
         (b'{"type": "message", "room": "kitchen", "data": "hello"}', "no envelope of fastapi-rooms"),
         (raw(magic=b"FR"), "no envelope of fastapi-rooms"),
         (raw(version=0), "another version"),
-        (raw(version=2), "another version"),
+        (raw(version=3), "another version"),
         (raw(content=0), "unknown content"),
         (raw(content=4), "unknown content"),
         (raw(kind=4), "4 is not a valid TargetKind"),

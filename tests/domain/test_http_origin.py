@@ -3,9 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.http_origin import HttpOrigin, check_allowed, is_allowed, parse_origin
+from fastapi_rooms.domain.settings import RoomsSettings
 
 HOST = "chat.example.com"
 
@@ -104,8 +106,8 @@ def test_what_is_no_origin_cannot_be_allowed(origin):
 
 
 def test_a_text_in_place_of_a_list_is_a_mistake():
-    with pytest.raises(ConfigurationError, match=r"write \['https://example.com'\]"):
-        check_allowed("https://example.com")
+    with pytest.raises(ValidationError, match=r"write \['https://example.com'\]"):
+        RoomsSettings(allowed_origins="https://example.com")
 
 
 @given(st.text())

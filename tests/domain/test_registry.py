@@ -104,7 +104,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def teardown(self):
         for connection in self.here:
             self.registry.remove(connection)
-        assert vars(self.registry) == {"_connections": {}, "_rooms": {}, "_users": {}}
+        assert not any(vars(self.registry).values())
 
 
 RegistryMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

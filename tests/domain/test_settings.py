@@ -11,9 +11,23 @@ from fastapi_rooms.domain.settings import Overflow, RoomsSettings
 NUMBERS = [
     name
     for name, field in RoomsSettings.model_fields.items()
-    if isinstance(field.default, int | float) and name != "flush_interval"
-]  # all but the choices, and what may be left out
-OPTIONAL_NUMBERS = ["flush_interval", "compress_min_bytes"]
+    if isinstance(field.default, int | float) and not isinstance(field.default, bool) and name != "flush_interval"
+]  # all but the choices, and what is not there by default
+SWITCHED_OFF_BY_NONE = [
+    "max_message_bytes",
+    "messages_per_second",
+    "max_rooms_per_connection",
+    "max_connections",
+    "max_connections_per_user",
+    "max_connections_per_address",
+    "first_message_timeout",
+    "max_connection_seconds",
+    "heartbeat_interval",
+    "drain_timeout",
+    "revocation_seconds",
+    "compress_min_bytes",
+]
+OPTIONAL_NUMBERS = ["flush_interval", *SWITCHED_OFF_BY_NONE]
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +50,20 @@ def test_the_defaults_are_the_safe_ones():
         "inbox_timeout": 10.0,
         "max_message_bytes": 64 * 1024,
         "max_invalid_messages": 10,
+        "messages_per_second": 100.0,
+        "messages_burst": 1_000,
+        "max_rooms_per_connection": 128,
+        "max_connections": None,
+        "max_connections_per_user": None,
+        "max_connections_per_address": None,
+        "allowed_origins": (),
+        "require_origin": False,
+        "first_message_timeout": None,
+        "max_connection_seconds": None,
+        "heartbeat_interval": None,
+        "heartbeat_timeout": 10.0,
+        "drain_timeout": 10.0,
+        "revocation_seconds": 3_600.0,
         "disconnect_grace": 5.0,
         "key_prefix": "rooms",
         "publish_timeout": 2.0,
@@ -69,10 +97,21 @@ def test_settings_show_themselves():
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("value", [0, -1, "many", None])
+@pytest.mark.parametrize("value", [0, -1, "many"])
 def test_a_limit_that_limits_nothing_is_refused(name, value):
     with pytest.raises(ValidationError, match=name):
         RoomsSettings(**{name: value})
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if name not in SWITCHED_OFF_BY_NONE])
+def test_what_has_to_be_limited_cannot_be_switched_off(name):
+    with pytest.raises(ValidationError, match=name):
+        RoomsSettings(**{name: None})
+
+
+@pytest.mark.parametrize("name", SWITCHED_OFF_BY_NONE)
+def test_none_switches_a_limit_off(name):
+    assert getattr(RoomsSettings(**{name: None}), name) is None
 
 
 @pytest.mark.parametrize(
@@ -109,10 +148,6 @@ def test_an_interval_may_be_none_at_all_or_part_of_a_millisecond():
 def test_what_is_neither_a_number_nor_left_out_is_refused(name, value):
     with pytest.raises(ValidationError, match=name):
         RoomsSettings(**{name: value})
-
-
-def test_compression_can_be_left_out_by_name():
-    assert RoomsSettings(compress_min_bytes=None) == RoomsSettings()
 
 
 @pytest.mark.parametrize(("name", "value"), [("overflow", "block"), ("wire", "tcp"), ("publish_failure", "ignore")])

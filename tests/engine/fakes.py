@@ -308,5 +308,5 @@ async def texts(*peers: Peer) -> list[list[object]]:
 
 def is_empty(manager: ConnectionManager) -> bool:
     """Return whether nothing is left of anybody."""
-    registry = vars(manager._registry)
-    return not manager._lifecycle.opening and registry == {"_connections": {}, "_rooms": {}, "_users": {}}
+    lifecycle = manager._lifecycle
+    return not (lifecycle.opening or len(lifecycle.timekeeper) or any(vars(manager._registry).values()))

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Collection
 from datetime import UTC, datetime
 
-from fastapi_rooms.backends.contract import BackendStatus, Receiver
+from fastapi_rooms.backends.contract import Receiver
+from fastapi_rooms.domain.backend_state import BackendStatus
 from fastapi_rooms.domain.envelope import Envelope, Target
 from fastapi_rooms.domain.errors import BackendUnavailable
 

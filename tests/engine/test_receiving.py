@@ -103,7 +103,7 @@ def test_a_client_that_is_closed_for_what_it_sent_is_forgotten_though_it_takes_n
         peer.reads.clear()
         connection.messages(str)
         peer.say("large")
-        await until(lambda: not manager._reading, pause=0.1)
+        await until(lambda: not manager._readers.tasks, pause=0.1)
         assert is_empty(manager)
         assert manager.disconnect(connection) is None, "the reader was the last to know"
         assert not peer.transport.aborted

@@ -23,6 +23,7 @@ from fastapi_rooms import (
     Incoming,
     ManagerDep,
     RoomsExtension,
+    RoomsSettings,
 )
 
 ROOM = "kitchen"
@@ -45,7 +46,9 @@ class Node:
 
     def __init__(self, url: str) -> None:
         self.gaps: list[Gap] = []
-        self.rooms = RoomsExtension(url, on_gap=self.gaps.append)
+        # Those who walk here do so as fast as they can.
+        settings = RoomsSettings(messages_per_second=None)
+        self.rooms = RoomsExtension(url, settings=settings, on_gap=self.gaps.append)
         self.app = FastAPI(lifespan=self.rooms.lifespan)
         self.server: LiveServer  # set by `running`
 

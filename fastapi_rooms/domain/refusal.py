@@ -1,0 +1,56 @@
+"""Why a client is not let in, or not into a room, and what it is told."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from fastapi_rooms.domain.close_codes import CloseCode
+
+
+class Refusal(StrEnum):
+    """Reasons to refuse a handshake or a join."""
+
+    HTTP_ORIGIN = "http_origin"
+    """The page that opened the WebSocket is of a foreign HTTP origin, or did not say of which it is."""
+    DRAINING = "draining"
+    """The node is being stopped."""
+    MAX_CONNECTIONS = "max_connections"
+    """The node has as many connections as it may."""
+    MAX_CONNECTIONS_PER_USER = "max_connections_per_user"
+    """The user has as many connections on this node as may be."""
+    MAX_CONNECTIONS_PER_ADDRESS = "max_connections_per_address"
+    """As many connections come from that address as may be."""
+    EXPIRED = "expired"
+    """The credentials have expired already."""
+    LIMITER = "limiter"
+    """The app's own `limiter` said no."""
+    INVALID_NAME = "invalid_name"
+    """The room or the user cannot be called that."""
+    JOIN = "join"
+    """The app's `authorize_join` said no."""
+    MAX_ROOMS = "max_rooms_per_connection"
+    """The connection is in as many rooms as it may be."""
+
+
+class Answer(NamedTuple):
+    """What a refused client is told."""
+
+    status: int
+    """The HTTP status, where the handshake is not answered yet."""
+    close_code: CloseCode
+    """The close code, where the app has accepted the WebSocket itself."""
+    detail: str
+    """One sentence."""
+
+
+HANDSHAKE_ANSWERS = {
+    Refusal.HTTP_ORIGIN: Answer(403, CloseCode.POLICY_VIOLATION, "Pages of this origin may not connect."),
+    Refusal.DRAINING: Answer(503, CloseCode.SERVICE_RESTART, "The server restarts."),
+    Refusal.MAX_CONNECTIONS: Answer(503, CloseCode.TRY_AGAIN_LATER, "The server has too many connections."),
+    Refusal.MAX_CONNECTIONS_PER_USER: Answer(429, CloseCode.TRY_AGAIN_LATER, "Too many connections of this user."),
+    Refusal.MAX_CONNECTIONS_PER_ADDRESS: Answer(429, CloseCode.TRY_AGAIN_LATER, "Too many connections from here."),
+    Refusal.EXPIRED: Answer(401, CloseCode.LOGIN_EXPIRED, "The login has expired."),
+    Refusal.LIMITER: Answer(429, CloseCode.TRY_AGAIN_LATER, "Too many requests."),
+    Refusal.INVALID_NAME: Answer(400, CloseCode.POLICY_VIOLATION, "A room or a user cannot be called that."),
+    Refusal.JOIN: Answer(403, CloseCode.POLICY_VIOLATION, "This room may not be joined."),
+}
+"""What a client is told whose handshake is refused."""

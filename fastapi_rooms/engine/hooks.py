@@ -1,0 +1,121 @@
+"""What an app can be told about: its own functions, called apart from what moves messages."""
+
+import asyncio
+import inspect
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.websockets import WebSocket
+
+from fastapi_rooms.domain.backend_state import Gap
+from fastapi_rooms.domain.connection import Connection
+from fastapi_rooms.domain.refusal import Refusal
+from fastapi_rooms.tasks import end_tasks
+
+logger = logging.getLogger("fastapi_rooms")
+
+Hook = Callable[..., object]
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The end of a connection."""
+
+    connection: Connection
+    """Which; its `rooms` are those it was in."""
+    code: int | None
+    """The close code: ours, or else the client's; 1006 if there was no close frame, None if nobody knows."""
+    reason: str
+    """The reason beside the code."""
+    seconds: float
+    """How long it was connected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A handshake or a join that was refused."""
+
+    reason: Refusal
+    """Why."""
+    websocket: WebSocket
+    """Whose."""
+    user_id: str | None = None
+    """The identity, where it was known."""
+    room: str | None = None
+    """The room, of a join."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """Functions that are called when something has happened on this node; `async` or not.
+
+    They run after the event, in the order of the events, apart from what moves messages: one that raises is logged,
+    and nothing else comes of it. A plain function must not block, as everything on the loop. An `async` one gets a task
+    of its own; what is still running when the manager stops is cancelled.
+    """
+
+    connected: Callable[[Connection], object] | None = None
+    """A connection is open."""
+    disconnected: Callable[[Disconnected], object] | None = None
+    """A connection has ended, by whomever."""
+    joined: Callable[[Connection, str], object] | None = None
+    """A connection has become a member of a room."""
+    left: Callable[[Connection, str], object] | None = None
+    """A connection is no member of a room any more; also when it has ended."""
+    overflow: Callable[[Connection], object] | None = None
+    """A connection is closed as a slow consumer: its outbox was full."""
+    refused: Callable[[Refused], object] | None = None
+    """A handshake or a join was refused."""
+    gap: Callable[[Gap], object] | None = None
+    """This node hears the others again after it did not, and may have missed something."""
+
+
+class Announcer:
+    """Calls hooks at the end of the tick, in order. Owns the tasks of those that are `async`."""
+
+    def __init__(self) -> None:
+        self._due: deque[tuple[Hook, tuple[Any, ...]]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None  # where the end-of-tick call is due; None: not due
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    def tell(self, hook: Hook | None, *arguments: Any) -> None:
+        """Call a hook at the end of this tick, if there is one."""
+        if hook is None:
+            return
+        self._due.append((hook, arguments))
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            loop.call_soon(self._call_all, context=Context())  # an empty one: it outlives what it tells about
+
+    async def stop(self) -> None:
+        """Call what is due, and end what runs."""
+        self._call_all()
+        await asyncio.sleep(0)  # those that have just begun get to their first await
+        this = asyncio.current_task()  # a hook may be the one that stops the manager
+        await end_tasks([task for task in self._tasks if task is not this])
+
+    def _call_all(self) -> None:
+        self._loop = None
+        while self._due:
+            hook, arguments = self._due.popleft()
+            try:
+                result = hook(*arguments)
+            except Exception:
+                logger.exception("the hook %r failed", hook)
+            else:
+                if inspect.isawaitable(result):
+                    task = asyncio.get_running_loop().create_task(_finish(hook, result), name="fastapi_rooms hook")
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+
+
+async def _finish(hook: Hook, result: Any) -> None:
+    try:
+        await result
+    except Exception:
+        logger.exception("the hook %r failed", hook)

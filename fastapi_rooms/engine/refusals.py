@@ -1,0 +1,64 @@
+"""Telling a client that it is not let in."""
+
+import asyncio
+import math
+from typing import NoReturn
+
+from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException, WebSocketException
+from starlette.responses import JSONResponse, Response
+from starlette.websockets import WebSocket, WebSocketState
+
+from fastapi_rooms.domain.errors import RoomsError
+from fastapi_rooms.domain.refusal import HANDSHAKE_ANSWERS, Refusal
+
+_HANDLERS = "starlette.exception_handlers"  # in the scope: those by class, those by status
+_DENIAL = "websocket.http.response"  # the ASGI extension for an HTTP answer to a handshake
+
+
+class HandshakeRefused(RoomsError, HTTPException):  # noqa: N818 - says what happened
+    """A client is not let in. An `HTTPException`, so that before accept it reaches the client as that status.
+
+    For an answer of your own, register an exception handler for this class, or for `HTTPException`.
+
+    Attributes:
+        reason: Why.
+    """
+
+    def __init__(self, reason: Refusal, retry_after: float | None = None) -> None:
+        self.reason = reason
+        answer = HANDSHAKE_ANSWERS[reason]
+        headers = None if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
+        HTTPException.__init__(self, answer.status, answer.detail, headers)
+
+
+def refuse(websocket: WebSocket, reason: Refusal, retry_after: float | None = None) -> NoReturn:
+    """Refuse a handshake, or end a WebSocket that the app has accepted itself.
+
+    Raises:
+        HandshakeRefused: The handshake is not answered yet.
+        WebSocketException: It is; Starlette closes with the code that fits.
+    """
+    if websocket.application_state is not WebSocketState.CONNECTING:
+        answer = HANDSHAKE_ANSWERS[reason]
+        raise WebSocketException(answer.close_code, answer.detail)
+    by_class, _ = websocket.scope.get(_HANDLERS, ({}, {}))
+    first = next((by_class[kind] for kind in HandshakeRefused.__mro__ if kind in by_class), None)
+    if getattr(first, "__module__", None) == "fastapi.exception_handlers":  # the app has nothing to say to it
+        by_class[HandshakeRefused] = _answer  # the same answer, but without an error in the log
+    raise HandshakeRefused(reason, retry_after)
+
+
+async def _answer(websocket: WebSocket, error: HandshakeRefused) -> Response | None:
+    """Answer as FastAPI does, then wait for the server: uvicorn logs an error if the app returns before it has sent."""
+    if _DENIAL not in websocket.scope.get("extensions", {}):
+        await websocket.close()
+        return None
+    return JSONResponse(
+        {"detail": error.detail}, error.status_code, error.headers, background=BackgroundTask(_let_the_server_send)
+    )
+
+
+async def _let_the_server_send() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)

@@ -1,0 +1,67 @@
+"""What a load balancer or Kubernetes asks: is the process alive, and is it ready for clients?"""
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from fastapi_rooms.engine.manager import ConnectionManager
+
+if TYPE_CHECKING:
+    from fastapi_rooms.web.extension import RoomsExtension
+
+
+class Live(BaseModel):
+    """The answer of `/live`."""
+
+    alive: bool = True
+
+
+class Ready(BaseModel):
+    """The answer of `/ready`: whether it is, and why not."""
+
+    ready: bool
+    draining: bool
+    """The node is being stopped."""
+    connected: bool | None
+    """It hears the other nodes and is heard; None: it has none."""
+    degraded_since: datetime | None
+    """Since when it does not."""
+    connections: int
+
+
+def health_router(rooms: "RoomsExtension | ConnectionManager", *, prefix: str = "") -> APIRouter:
+    """Return a router with `GET /live` (200 while the event loop runs) and `GET /ready` (200 or 503).
+
+    Not ready is a node that drains, and one that does not hear the others: its clients would miss what is said there.
+    Point liveness probes at `/live` alone: a restart brings back neither Redis nor those who were thrown out.
+
+    Args:
+        rooms: The extension or the manager that is asked.
+        prefix: What the two paths begin with, such as `/health`.
+    """
+    manager = rooms if isinstance(rooms, ConnectionManager) else rooms.manager
+    router = APIRouter(prefix=prefix, tags=["health"])
+
+    @router.get("/live")
+    async def live() -> Live:
+        return Live()
+
+    @router.get("/ready", responses={503: {"model": Ready}})
+    async def ready(response: Response) -> Ready:
+        backend = manager.stats().backend
+        is_connected = None if backend is None else backend.connected
+        answer = Ready(
+            ready=not manager.is_draining and is_connected is not False,
+            draining=manager.is_draining,
+            connected=is_connected,
+            degraded_since=None if backend is None else backend.degraded_since,
+            connections=manager.active_connections,
+        )
+        response.headers["Cache-Control"] = "no-store"
+        if not answer.ready:
+            response.status_code = 503
+        return answer
+
+    return router

@@ -1,0 +1,244 @@
+"""How much a client may send: measured when it is received, dropped, told once, and ended when it goes on."""
+
+import asyncio
+
+import pytest
+
+from fastapi_rooms.domain.incoming import Decoder
+from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine import reader as reader_module
+from fastapi_rooms.engine.manager import ConnectionManager
+
+from .fakes import connected, is_empty, ticks, until
+
+TOLD = '{"type":"error","code":"rate_limited"}'
+
+
+class Clock:
+    now = 100.0
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock that readers look at."""
+    clock = Clock()
+    monkeypatch.setattr(reader_module, "monotonic", lambda: clock.now)
+    return clock
+
+
+class Client:
+    """A client and what its handler got: read by a task, or inline."""
+
+    def __init__(self, manager, peer, connection, reading):
+        self.manager, self.peer, self.connection = manager, peer, connection
+        self.got: list[str] = []
+        self.go_on = asyncio.Event()  # cleared: the handler is busy
+        self.go_on.set()
+        messages = connection.messages(str) if reading == "task" else manager.messages(connection, Decoder(str))
+        self.handler = asyncio.create_task(self._handle(messages))
+
+    async def _handle(self, messages):
+        async for message in messages:
+            self.got.append(message)
+            await self.go_on.wait()
+
+    async def say(self, *messages):
+        for message in messages:
+            self.peer.say(message)
+        await until(self.peer._incoming.empty)
+        await ticks()
+
+    async def end(self):
+        self.go_on.set()
+        await self.connection.close()
+        self.peer.go()  # who reads inline sees the end by that
+        await asyncio.wait_for(self.handler, 5)
+        await self.manager.stop()
+        assert is_empty(self.manager)
+
+
+@pytest.fixture(params=["inline", "task"])
+def client_with(request):
+    async def make(limiter=None, **settings):
+        manager = ConnectionManager(RoomsSettings(**settings), limiter=limiter)
+        return Client(manager, *await connected(manager, "a"), request.param)
+
+    return make
+
+
+async def test_what_is_over_is_dropped_and_told_once(client_with, clock):
+    client = await client_with(messages_per_second=10, messages_burst=3)
+    await client.say(*"abcdefgh")
+    assert client.got == list("abc")
+    assert client.peer.texts == [TOLD]
+    counters = client.manager.counters
+    assert (counters.received_messages, counters.rate_limited_messages) == (3, 5)
+    clock.now += 0.15
+    await client.say(*"ij")
+    assert client.got == list("abci"), "a tenth of a second is worth one message"
+    assert client.peer.texts == [TOLD], "it was told a moment ago"
+    clock.now += 5
+    await client.say(*"klmnop")
+    assert client.got == list("abciklm")
+    assert client.peer.texts == [TOLD, TOLD], "it has paused since: this is another row"
+    assert client.connection.is_open
+    await client.end()
+
+
+async def test_who_goes_on_is_closed_at_the_hundredth(client_with, clock):
+    client = await client_with(messages_per_second=1, messages_burst=1)
+    await client.say("first", *["more"] * 99)
+    assert client.connection.is_open
+    clock.now += 0.9
+    await client.say("still more")
+    await asyncio.wait_for(client.handler, 1)
+    assert client.got == ["first"]
+    assert client.peer.texts == [TOLD]
+    assert client.peer.close_codes == [1008]
+    assert client.connection.close_reason == "too many messages"
+    counters = client.manager.counters
+    assert (counters.flooders, counters.rate_limited_messages) == (1, 100)
+    assert is_empty(client.manager)
+    await client.end()
+
+
+async def test_a_row_ends_with_a_pause(client_with, clock):
+    client = await client_with(messages_per_second=1, messages_burst=1)
+    for _ in range(5):
+        await client.say(*["x"] * 90)
+        clock.now += 1.01
+    assert client.connection.is_open
+    assert client.peer.texts == [TOLD] * 5
+    await client.end()
+
+
+async def test_messages_in_between_that_are_taken_do_not_make_a_flood_harmless(client_with, clock):
+    """Twice the rate: one is dropped, one is taken, for ever. That is no slowing down."""
+    client = await client_with(messages_per_second=10, messages_burst=1)
+    while not client.handler.done():
+        await client.say("x")
+        clock.now += 0.05
+        assert clock.now < 120
+    assert client.peer.close_codes == [1008]
+    assert len(client.got) == pytest.approx(100, abs=5)
+    await client.end()
+
+
+async def test_who_keeps_to_the_rate_is_never_touched(client_with, clock):
+    client = await client_with(messages_per_second=100, messages_burst=1)
+    for _ in range(500):
+        await client.say("x")
+        clock.now += 0.01
+    assert len(client.got) == 500
+    assert client.peer.texts == []
+    assert client.manager.counters.rate_limited_messages == 0
+    await client.end()
+
+
+async def test_a_burst_that_waits_for_a_slow_handler_is_not_held_against_its_client(client_with, clock):
+    """Measured when it is received: at the handler's pace, or all at once in the end, it would be something else."""
+    client = await client_with(messages_per_second=1, messages_burst=5, inbox_messages=50)
+    client.go_on.clear()
+    await client.say(*"abcde")
+    assert client.got == ["a"]
+    clock.now += 0.5
+    client.go_on.set()
+    await until(lambda: len(client.got) == 5)
+    assert client.manager.counters.rate_limited_messages == 0
+    await client.say("f")
+    assert client.got == list("abcde"), "the time that the handler took earns nothing"
+    assert client.peer.texts == [TOLD]
+    await client.end()
+
+
+async def test_what_floods_a_busy_handler_is_dropped_while_it_works(client_with, clock):
+    client = await client_with(messages_per_second=1, messages_burst=2)
+    client.go_on.clear()
+    await client.say("a", *["flood"] * 50)
+    assert client.peer.texts == [TOLD]
+    assert client.manager.counters.rate_limited_messages == 49
+    assert client.manager.reader(client.connection).received == 51
+    client.go_on.set()
+    await until(lambda: client.got == ["a", "flood"])
+    await client.end()
+
+
+async def test_what_is_too_large_is_no_matter_of_rate(client_with, clock):
+    client = await client_with(messages_per_second=1, messages_burst=1, max_message_bytes=4)
+    await client.say("a", "large")
+    await asyncio.wait_for(client.handler, 1)
+    assert client.peer.close_codes == [1009]
+    assert client.manager.counters.rate_limited_messages == 0
+    await client.end()
+
+
+async def test_none_is_no_limit(client_with, clock):
+    client = await client_with(messages_per_second=None, max_message_bytes=None, inbox_messages=10_000)
+    await client.say(*["x"] * 3000, "x" * 1_000_000)
+    await until(lambda: len(client.got) == 3001)
+    assert client.peer.texts == []
+    await client.end()
+
+
+async def test_bytes_are_counted_as_they_travel(client_with):
+    client = await client_with(max_message_bytes=6)
+    await client.say("üüü", "€€", "123456")
+    assert client.got == ["üüü", "€€", "123456"]
+    await client.say("üüüü")
+    assert client.peer.close_codes == [1009]
+    assert client.connection.close_reason == "a message may have 6 bytes"
+    await client.end()
+
+
+# The app's own limiter
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_what_the_app_does_not_allow_is_dropped_in_the_same_way(client_with, clock, is_async):
+    asked = []
+
+    def limit(connection, action):
+        asked.append((connection, action))
+        return action == "connect" or len(asked) <= 3
+
+    async def limit_async(connection, action):
+        await asyncio.sleep(0)
+        return limit(connection, action)
+
+    client = await client_with(limit_async if is_async else limit)
+    await client.say(*"abcd")
+    await until(lambda: len(asked) == 5)
+    await ticks()
+    assert client.got == list("ab")
+    assert client.peer.texts == [TOLD]
+    assert client.manager.counters.rate_limited_messages == 2
+    assert asked[1:] == [(client.connection, "message")] * 4
+    await client.say(*["x"] * 97)
+    assert client.connection.is_open
+    await client.say("x")
+    await asyncio.wait_for(client.handler, 1)
+    assert client.peer.close_codes == [1008]
+    await client.end()
+
+
+async def test_what_is_dropped_for_its_rate_is_not_asked_about(client_with, clock):
+    asked = []
+    client = await client_with(
+        lambda connection, action: asked.append(action) or True, messages_per_second=1, messages_burst=2
+    )
+    await client.say(*"abcd")
+    assert asked == ["connect", "message", "message"]
+    await client.end()
+
+
+async def test_a_client_that_is_closed_while_it_is_told_gets_nothing_more(client_with, clock):
+    client = await client_with(messages_per_second=1, messages_burst=1)
+    client.peer.say("a")
+    client.peer.say("b")
+    while not client.manager.counters.rate_limited_messages:
+        await asyncio.sleep(0)
+    await client.connection.close(4000)
+    await asyncio.wait_for(client.handler, 1)
+    assert client.peer.texts == []
+    assert client.peer.close_codes == [4000]
+    await client.end()

@@ -1,0 +1,146 @@
+"""Users who were closed on all nodes, and nodes that could not hear it."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from engine.fakes import connected, is_empty, ticks, until
+from engine.scripted import ScriptedBackend
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastapi_rooms import BackendUnavailable, DistributedWebSocketManager, RoomsSettings
+from fastapi_rooms.domain.messages import Close
+from fastapi_rooms.domain.revocation import Revocation, UnreadableError, decode_revocation, revocation_key
+from fastapi_rooms.testing import LocalCluster
+
+@pytest.fixture
+def cluster():
+    return LocalCluster(2)
+
+
+@pytest.fixture
+async def nodes(cluster):
+    managers = [DistributedWebSocketManager(backend) for backend in cluster]
+    for manager in managers:
+        await manager.start(required=True)
+    yield managers
+    for manager in managers:
+        await manager.stop()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert all(is_empty(manager) for manager in managers)
+
+
+# As bytes
+
+
+@given(
+    at=st.datetimes(datetime(1980, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - has a zone
+    code=st.sampled_from([1000, 1008, 4000, 4999]),
+    reason=st.text(max_size=30).filter(lambda text: text.isprintable()),
+)
+def test_a_revocation_is_read_as_it_was_written(at, code, reason):
+    read = decode_revocation(Revocation(at, Close(code, reason)).encode())
+    assert abs(read.at - at) < timedelta(milliseconds=1)
+    assert (read.close.code, read.close.reason) == (code, reason)
+
+
+@given(st.binary(max_size=40))
+def test_whatever_bytes_there_are_it_is_one_or_it_is_none(value):
+    try:
+        decode_revocation(value)
+    except UnreadableError:
+        return
+    assert len(value) >= 10
+
+
+# Between nodes
+
+
+async def test_a_node_that_was_cut_off_closes_when_it_is_back_who_was_closed_meanwhile(cluster, nodes):
+    here, there = nodes
+    ann, of_ann = await connected(there, "kitchen", "ann")
+    _, of_bob = await connected(there, "kitchen", "bob")
+    cluster.cut(1)
+    assert await here.close_user("ann", 4501, "logged out") == 0
+    await ticks()
+    assert of_ann.is_open, "it cannot know yet"
+    cluster.restore(1)
+    await until(lambda: not of_ann.is_open)
+    await until(lambda: ann.close_codes == [4501])
+    assert (of_ann.close_code, of_ann.close_reason) == (4501, "logged out")
+    assert of_bob.is_open
+
+
+async def test_who_logged_in_again_since_stays(cluster, nodes):
+    here, there = nodes
+    cluster.cut(1)
+    await here.close_user("ann")
+    _, connection = await connected(there, "kitchen", "ann")
+    cluster.restore(1)
+    await ticks(50)
+    assert connection.is_open
+
+
+async def test_it_is_kept_only_for_so_long(cluster):
+    settings = RoomsSettings(revocation_seconds=None)
+    here, there = (DistributedWebSocketManager(backend, settings=settings) for backend in cluster)
+    await here.start()
+    await there.start()
+    _, connection = await connected(there, "kitchen", "ann")
+    cluster.cut(1)
+    await here.close_user("ann")
+    assert await cluster.backends[0].peek([revocation_key("ann")]) == [None]
+    cluster.restore(1)
+    await ticks(50)
+    assert connection.is_open
+    await here.stop()
+    await there.stop()
+
+
+async def test_if_it_cannot_be_kept_the_caller_is_told_and_connections_here_are_closed(cluster, nodes):
+    here, _ = nodes
+    _, connection = await connected(here, "kitchen", "ann")
+    cluster.cut(0)
+    with pytest.raises(BackendUnavailable):
+        await here.close_user("ann")
+    assert not connection.is_open
+    cluster.restore(0)
+
+
+async def test_what_is_kept_and_cannot_be_read_harms_nobody_and_is_said(cluster, nodes, caplog):
+    _, there = nodes
+    _, of_ann = await connected(there, "kitchen", "ann")
+    _, of_bob = await connected(there, "kitchen", "bob")
+    await cluster.backends[0].put(revocation_key("ann"), b"what is this", 60)
+    later = Revocation(datetime.now(UTC) + timedelta(seconds=5), Close(4000))
+    await cluster.backends[0].put(revocation_key("bob"), later.encode(), 60)
+    cluster.cut(1)
+    cluster.restore(1)
+    await until(lambda: not of_bob.is_open)
+    assert of_ann.is_open
+    assert "cannot be read" in caplog.text
+
+
+async def test_if_it_cannot_be_looked_up_that_is_said_and_done_after_the_next_gap(cluster, nodes, caplog):
+    here, there = nodes
+    _, connection = await connected(there, "kitchen", "ann")
+    cluster.cut(1)
+    await here.close_user("ann")
+    cluster.restore(1)
+    cluster.cut(1)  # before anything was asked
+    await until(lambda: "could not look up who was closed" in caplog.text)
+    assert connection.is_open
+    cluster.restore(1)
+    await until(lambda: not connection.is_open)
+
+
+async def test_a_backend_without_a_store_closes_who_can_hear_it():
+    backend = ScriptedBackend()
+    manager = DistributedWebSocketManager(backend, settings=RoomsSettings(publish_failure="log"))
+    await manager.start()
+    _, connection = await connected(manager, "kitchen", "ann")
+    assert await manager.close_user("ann") == 1
+    assert not connection.is_open
+    backend.answer()
+    await manager.stop()
