@@ -5,6 +5,7 @@ from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from enum import Enum
 from os import urandom
+from reprlib import Repr
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from fastapi_rooms.domain.close_codes import CloseCode
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from fastapi_rooms.domain.messages import Close, Message
 
 T = TypeVar("T")
+
+_SHORT = Repr()
+_SHORT.maxstring = 64  # a log line is no place for a name of 255 bytes
 
 
 class Phase(Enum):
@@ -143,7 +147,7 @@ class Connection:
         self._close_reason = ""
 
     def __repr__(self) -> str:
-        user = f" user={self.user_id!r}" if self.user_id is not None else ""
+        user = f" user={_SHORT.repr(self.user_id)}" if self.user_id is not None else ""
         return f"<Connection {self.connection_id}{user} {self._phase.value} rooms={len(self._rooms)}>"
 
     @property

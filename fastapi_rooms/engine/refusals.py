@@ -17,7 +17,7 @@ _DENIAL = "websocket.http.response"  # the ASGI extension for an HTTP answer to 
 
 
 class HandshakeRefused(RoomsError, HTTPException):  # noqa: N818 - says what happened
-    """A client is not let in. An `HTTPException`, so that before accept it reaches the client as that status.
+    """A client is not let in. An `HTTPException` of Starlette, so that before accept it is that status to the client.
 
     For an answer of your own, register an exception handler for this class, or for `HTTPException`.
 

@@ -122,3 +122,12 @@ async def test_the_short_forms_have_the_usual_defaults(connection, owner):
     await connection.send({"a": 1})
     await connection.close()
     assert owner.asked == [("send", connection, {"a": 1}, None), ("close", connection, 1000, "")]
+
+
+def test_in_logs_a_user_is_escaped_and_cut():
+    connection = Connection(None)
+    connection._user_id = "ann\n" + "x" * 250
+    shown = repr(connection)
+    assert "\n" not in shown
+    assert r"user='ann\nxx" in shown
+    assert len(shown) < 160

@@ -52,7 +52,7 @@ def test_who_is_here_and_what_waits():
     gone = add(registry, "c", user_id="bob", queued=(100, 1000))
     add(registry, queued=(1, 5))
     registry.remove(gone)
-    backend = BackendStatus(connected=True, since=None)
+    backend = BackendStatus(connected=True, degraded_since=None)
     stats = Stats.of(registry, Counters(), is_draining=True, backend=backend)
     assert (stats.connections, stats.users, stats.rooms) == (3, 1, 2)
     assert (stats.queued_messages, stats.queued_bytes) == (3, 35)
