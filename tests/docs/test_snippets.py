@@ -1,6 +1,7 @@
 """Each snippet of the docs does on a real server what its page says."""
 
 import asyncio
+import contextlib
 import importlib
 import json
 import logging
@@ -527,6 +528,40 @@ async def test_a_ready_client_with_the_rights_that_the_page_gives_it(
         assert (await here.http.post("/announce", params={"text": "tea"})).json() == 0
     refused = {dict(zip(entry[::2], entry[1::2], strict=True))["object"] for entry in broker.call("ACL", "LOG")}
     assert refused <= {"client|setinfo"}, "something that it needs was refused"
+
+
+async def answers(url: str) -> bool:
+    with contextlib.suppress(OSError):
+        async with connect(url) as client:
+            await client.send("hello")
+            return await receive(client) == "hello"
+    return False
+
+
+async def test_metrics_to_the_last_numbers() -> None:
+    # In a process of its own: a meter provider is set once, for good.
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", "metrics:app", "--port", str(port), "--log-level", "warning"],
+        cwd=SNIPPETS,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        async with asyncio.timeout(20):
+            while not await answers(f"ws://127.0.0.1:{port}/ws/kitchen"):
+                await asyncio.sleep(0.05)
+    finally:
+        process.terminate()
+        exported, _ = await asyncio.to_thread(process.communicate, timeout=20)
+    last = exported[exported.rindex("\n{\n") + 1 :] if "\n{\n" in exported else exported
+    (resource,) = json.loads(last)["resource_metrics"]
+    (scope,) = [one for one in resource["scope_metrics"] if one["scope"]["name"] == "fastapi_rooms"]
+    values = {metric["name"]: metric["data"]["data_points"][0] for metric in scope["metrics"]}
+    assert values["fastapi_rooms.sent.messages"]["value"] == 1
+    assert values["fastapi_rooms.connections"]["value"] == 0
+    assert values["fastapi_rooms.broadcast.recipients"]["sum"] == 1
 
 
 def test_a_backend_of_ones_own() -> None:
