@@ -33,6 +33,7 @@ GRACE_SECONDS = 0.25
 ANSWER_SECONDS = 0.5
 """How long clients that have everything may take to answer the close frame. Most do at once; to hang up on one that is
 sending would cost it the close frame that it has not read (it would see a reset, that is 1006)."""
+RESTARTING = Close(CloseCode.SERVICE_RESTART, "restarting")
 
 
 class Drain:
@@ -52,7 +53,7 @@ class Drain:
         admission: Admission,
         registry: Registry,
         flusher: Flusher,
-        close: Callable[[Collection[Outbox], Close], None],
+        close: Callable[[Collection[Outbox], Close], object],
     ) -> None:
         self._settings = settings
         self._admission = admission
@@ -64,8 +65,6 @@ class Drain:
     async def run(self, seconds: float | None = None) -> None:
         """Drain, or wait for the drain that has begun; cancelling this does not cancel that.
 
-        After a drain it is over at once, unless somebody has come whose handshake had begun before.
-
         Raises:
             ConfigurationError: It cannot take that long.
         """
@@ -73,7 +72,7 @@ class Drain:
             seconds = self._settings.drain_timeout or DEFAULT_SECONDS
         if not 0 < seconds < math.inf:
             raise ConfigurationError(f"drain takes a number of seconds above 0, not {seconds!r}")
-        if self._task is None or (self._task.done() and len(self._registry)):
+        if self._task is None:
             self._task = asyncio.get_running_loop().create_task(
                 self._drain(seconds), name="fastapi_rooms drain", context=Context()
             )
@@ -90,26 +89,18 @@ class Drain:
     async def _drain(self, seconds: float) -> None:
         clock = asyncio.get_running_loop().time
         began = clock()
-        deadline = began + seconds
-        self._admission.closes_at = deadline
+        self._admission.closes_at = began + seconds  # from now on nobody comes
         there_were = len(self._registry)
         logger.info("draining: %d connections, within %g s", there_were, seconds)
         size = max(MIN_BATCH, math.ceil(there_were / max(1, int(seconds * SPREAD / BATCH_SECONDS))))
-        closed = 0
-        while clock() < deadline or len(self._registry):
-            if len(self._registry):  # also those who come now, since their handshake had begun before
-                closed += self._close_some(size if clock() < began + seconds * SPREAD else len(self._registry))
-                deadline = max(deadline, clock() + min(GRACE_SECONDS, seconds * (1 - SPREAD)))
+        while len(self._registry):
+            is_late = clock() - began >= seconds * SPREAD
+            everybody = self._registry.outboxes(EVERYBODY)
+            self._close(list(everybody if is_late else islice(everybody, size)), RESTARTING)
             if len(self._registry):
                 await asyncio.sleep(BATCH_SECONDS)
-            elif await self._flusher.wait_until_written(min(BATCH_SECONDS, deadline - clock())):
-                await self._flusher.wait_until_left(min(ANSWER_SECONDS, deadline - clock()))
-                if not len(self._registry):
-                    break
+        deadline = max(began + seconds, clock() + min(GRACE_SECONDS, seconds * (1 - SPREAD)))
+        if await self._flusher.wait_until_written(deadline - clock()):
+            await self._flusher.wait_until_left(min(ANSWER_SECONDS, deadline - clock()))
         aborted = self._flusher.abort_rest()
-        logger.info("drained: %d connections closed, %d of them aborted, in %.1f s", closed, aborted, clock() - began)
-
-    def _close_some(self, count: int) -> int:
-        some = list(islice(self._registry.outboxes(EVERYBODY), count))
-        self._close(some, Close(CloseCode.SERVICE_RESTART, "restarting"))
-        return len(some)
+        logger.info("drained: %d connections closed, %d aborted, in %.1f s", there_were, aborted, clock() - began)

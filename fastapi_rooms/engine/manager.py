@@ -20,8 +20,8 @@ from fastapi_rooms.domain.registry import Left, Registry
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.domain.stats import Stats
 from fastapi_rooms.engine.admission import Admission, AuthorizeJoin, Limiter
+from fastapi_rooms.engine.delivery import Delivery
 from fastapi_rooms.engine.drain import Drain
-from fastapi_rooms.engine.fan_out import fan_out
 from fastapi_rooms.engine.handshake import accept
 from fastapi_rooms.engine.hooks import Announcer, Hooks
 from fastapi_rooms.engine.lifecycle import Lifecycle
@@ -93,7 +93,9 @@ class ConnectionManager:
         )
         self._flusher = self._lifecycle.flusher
         self._readers = Readers(self.settings, self._counters, None if limiter is None else self._admission.ask_limiter)
-        self._drain = Drain(self.settings, self._admission, self._registry, self._flusher, self._close_here)
+        delivery = Delivery(self._counters, self._registry, self._lifecycle, self._hooks, self._announcer)
+        self._deliver = delivery.deliver
+        self._drain = Drain(self.settings, self._admission, self._registry, self._flusher, delivery.close)
         self._telemetry: Telemetry | None = None  # from start to stop, if OpenTelemetry is set up by then
 
     def __repr__(self) -> str:
@@ -471,36 +473,6 @@ class ConnectionManager:
         if reached and isinstance(content, Close):
             await asyncio.sleep(0)  # as in `_send`, which spells this out: it is what a message goes through
         return reached
-
-    def _deliver(self, outboxes: Collection[AnyOutbox], content: Message | Close, excluded: frozenset[str]) -> int:
-        """Hand a message to connections of this node, or close them; return how many were reached.
-
-        The verdicts are acted on afterwards, since that changes the registry.
-        """
-        if isinstance(content, Close):
-            return self._close_all(outboxes, content, excluded)
-        skipped: Collection[AnyOutbox] = ()
-        if excluded:
-            skipped = {found._outbox for one in excluded if (found := self._registry.find(one)) is not None}
-        handed, overflowed = fan_out(outboxes, content, skipped, self._flusher)
-        self._counters.sent_messages += handed
-        for outbox in overflowed:
-            connection = outbox.connection
-            self._counters.slow_consumers += 1
-            logger.info("%r is a slow consumer: closed with 1013", connection)
-            self._announcer.tell(self._hooks.overflow, connection)
-            self._lifecycle.end(connection, Phase.ENDED, Close(CloseCode.TRY_AGAIN_LATER, "slow consumer"))
-        return handed
-
-    def _close_here(self, outboxes: Collection[AnyOutbox], close: Close) -> None:
-        self._close_all(outboxes, close, NOBODY)
-
-    def _close_all(self, outboxes: Collection[AnyOutbox], close: Close, excluded: frozenset[str]) -> int:
-        connections: list[Connection] = [outbox.connection for outbox in outboxes]
-        closed = [connection for connection in connections if connection.connection_id not in excluded]
-        for connection in closed:
-            self._lifecycle.end(connection, Phase.ENDED, close)
-        return len(closed)
 
     # What a manager of many nodes does beside that
 

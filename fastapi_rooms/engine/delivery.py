@@ -1,0 +1,68 @@
+"""The local half of every call that reaches somebody: outboxes of this node are offered a message, or closed."""
+
+import logging
+from collections.abc import Collection
+
+from fastapi_rooms.domain.close_codes import CloseCode
+from fastapi_rooms.domain.connection import Connection, Outbox, Phase
+from fastapi_rooms.domain.counters import Counters
+from fastapi_rooms.domain.messages import Close, Message
+from fastapi_rooms.domain.registry import Registry
+from fastapi_rooms.engine.fan_out import fan_out
+from fastapi_rooms.engine.hooks import Announcer, Hooks
+from fastapi_rooms.engine.lifecycle import Lifecycle
+from fastapi_rooms.engine.references import NOBODY
+
+logger = logging.getLogger("fastapi_rooms")
+
+
+class Delivery:
+    """Synchronous: nobody can come or go meanwhile.
+
+    Args:
+        counters: Where is counted what was handed over and who was too slow.
+        registry: Who is connected.
+        lifecycle: Who ends connections.
+        hooks: What the app wants to be told.
+        announcer: Who tells it.
+    """
+
+    def __init__(
+        self, counters: Counters, registry: Registry, lifecycle: Lifecycle, hooks: Hooks, announcer: Announcer
+    ) -> None:
+        self._counters = counters
+        self._registry = registry
+        self._lifecycle = lifecycle
+        self._flusher = lifecycle.flusher
+        self._hooks = hooks
+        self._announcer = announcer
+
+    def deliver(self, outboxes: Collection[Outbox], content: Message | Close, excluded: frozenset[str]) -> int:
+        """Hand a message to connections of this node, or close them; return how many were reached.
+
+        The verdicts are acted on afterwards, since that changes the registry.
+        """
+        if isinstance(content, Close):
+            return self.close(outboxes, content, excluded)
+        skipped: Collection[Outbox] = ()
+        if excluded:
+            skipped = {found._outbox for one in excluded if (found := self._registry.find(one)) is not None}
+        handed, overflowed = fan_out(outboxes, content, skipped, self._flusher)
+        self._counters.sent_messages += handed
+        for outbox in overflowed:
+            self._give_up(outbox.connection)
+        return handed
+
+    def close(self, outboxes: Collection[Outbox], close: Close, excluded: frozenset[str] = NOBODY) -> int:
+        """Close connections of this node; return how many."""
+        connections: list[Connection] = [outbox.connection for outbox in outboxes]
+        closed = [connection for connection in connections if connection.connection_id not in excluded]
+        for connection in closed:
+            self._lifecycle.end(connection, Phase.ENDED, close)
+        return len(closed)
+
+    def _give_up(self, connection: Connection) -> None:
+        self._counters.slow_consumers += 1
+        logger.info("%r is a slow consumer: closed with 1013", connection)
+        self._announcer.tell(self._hooks.overflow, connection)
+        self._lifecycle.end(connection, Phase.ENDED, Close(CloseCode.TRY_AGAIN_LATER, "slow consumer"))
