@@ -27,6 +27,11 @@ logger = logging.getLogger("fastapi_rooms")
 LINGER_SECONDS = 1.0
 """How long a peer may take nothing of what the server holds for it when the server has closed the socket."""
 
+MARK = 64 * 1024
+"""Up to how much a server's buffer is written to: the high-water mark of asyncio's and uvloop's transports."""
+GROWING_SWEEPS = 2
+"""After how many sweeps that found more in a server's buffer than we can have written a peer is given up."""
+
 _NOTHING: Final[list[Message]] = []  # the queue of all who are not behind: a list each costs memory. Never changed
 
 
@@ -40,6 +45,8 @@ class Outbox:
         "_counters",
         "_done",
         "_flusher",
+        "_growing",
+        "_held",
         "_in_flight",
         "_is_over",
         "_is_writing",
@@ -89,6 +96,8 @@ class Outbox:
         self._space: asyncio.Event | None = None  # made by the first `wait_for_space`; set when the queue is written
         self._done: asyncio.Event | None = None  # made by the first `wait_until_done`; set with `is_done`
         self._taken = 0  # the wire's `taken` when it last moved
+        self._held = 0  # what the server held when the sweep last looked
+        self._growing = 0  # sweeps in a row that found more than the last, above all limits
         self._stalled_since: float | None = None  # loop time since when nothing was taken; None: nothing waits
         self._is_over = False  # a write was tried, or the handshake hangs, and what is left exceeds the limits
         self.is_done = False  # nothing will be written any more; the server may still hold bytes
@@ -410,15 +419,24 @@ class Outbox:
         return self.is_done and (self._wire is None or self._wire.has_left())
 
     def is_stalled(self, now: float) -> bool:
-        """Return whether bytes have waited for `send_timeout` and the peer took none of them.
+        """Return whether bytes have waited for `send_timeout` and the peer took none of them, or it has itself sent more.
 
         Less patience is needed once the server has closed the socket: this is all that its shutdown waits for.
         """
         wire = self._wire
         if wire is None or not (self._is_writing or self._queue or wire.buffered()):
             self._stalled_since = None
+            self._held = self._growing = 0
             return False
-        taken = wire.taken()
+        taken, held, held_before = wire.taken(), wire.buffered(), self._held
+        self._held = held
+        # Above its mark we write nothing. What grows then are pongs, which the peer asks for and does not read. Twice in a
+        # row, since the kernel may have taken much at once and a large message may have followed.
+        limit = max(self._settings.outbox_bytes, MARK)
+        is_growing = held > held_before > limit and taken - self._taken < held_before - limit
+        self._growing = self._growing + 1 if is_growing else 0
+        if self._growing == GROWING_SWEEPS:
+            return True
         if self._stalled_since is None or taken > self._taken:
             self._stalled_since = now
             self._taken = taken

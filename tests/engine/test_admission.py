@@ -28,7 +28,7 @@ class Gate:
         self.asked: list[tuple[object, str]] = []
         self._answers: list[asyncio.Future[object]] = []
 
-    async def __call__(self, connection, room):
+    async def ask(self, connection, room):
         self.asked.append((connection, room))
         self._answers.append(asyncio.get_running_loop().create_future())
         return await self._answers[-1]
@@ -210,7 +210,7 @@ async def test_that_of_the_connection_stands_in_for_that_of_the_manager():
 @pytest.mark.parametrize("end", ["disconnect", "close"])
 async def test_a_connection_that_goes_while_the_app_is_asked_leaves_nothing_behind(end):
     gate = Gate()
-    manager = ConnectionManager(authorize_join=gate)
+    manager = ConnectionManager(authorize_join=gate.ask)
     _, connection = await connected(manager)
     joining = asyncio.create_task(manager.join_room(connection, "a"))
     await until(lambda: gate.asked)
@@ -227,7 +227,7 @@ async def test_a_connection_that_goes_while_the_app_is_asked_leaves_nothing_behi
 @pytest.mark.parametrize("asks", ["authorize_join", "limiter"])
 async def test_a_connect_that_is_cancelled_while_the_app_is_asked_leaves_nothing_behind(asks):
     gate = Gate()
-    manager = ConnectionManager(**{asks: gate})
+    manager = ConnectionManager(**{asks: gate.ask})
     peer = Peer()
     connecting = asyncio.create_task(manager.connect(peer.websocket, "a", "ann"))
     await until(lambda: gate.asked)
@@ -244,7 +244,7 @@ async def test_a_connect_that_is_cancelled_while_the_app_is_asked_leaves_nothing
 async def test_of_two_connects_at_once_the_first_says_who_it_is_and_each_room_is_asked_for():
     """Else the app would be asked about Ann, and Bob would be let in."""
     gate = Gate()
-    manager = ConnectionManager(authorize_join=gate)
+    manager = ConnectionManager(authorize_join=gate.ask)
     peer = Peer()
     first = asyncio.create_task(manager.connect(peer.websocket, "a", "ann", {"is": "first"}))
     await until(lambda: gate.asked)
@@ -269,7 +269,7 @@ async def test_of_two_connects_at_once_the_first_says_who_it_is_and_each_room_is
 
 async def test_who_waits_for_a_connect_that_is_refused_or_given_up_is_asked_about_in_turn():
     gate = Gate()
-    manager = ConnectionManager(authorize_join=gate)
+    manager = ConnectionManager(authorize_join=gate.ask)
     peer = Peer()
     first, second, third = (
         asyncio.create_task(manager.connect(peer.websocket, room, user))
@@ -354,7 +354,7 @@ async def test_a_node_takes_as_many_connections_as_it_may_and_those_that_are_ope
 
 async def test_of_two_who_want_the_last_place_while_the_app_is_asked_one_gets_it():
     gate = Gate()
-    manager = ConnectionManager(RoomsSettings(max_connections=1), authorize_join=gate)
+    manager = ConnectionManager(RoomsSettings(max_connections=1), authorize_join=gate.ask)
     connecting = [asyncio.create_task(manager.connect(Peer().websocket, "a")) for _ in range(2)]
     await until(lambda: len(gate.asked) == 2)
     gate.answer(YES, 0)
@@ -435,7 +435,7 @@ async def test_a_connection_is_in_as_many_rooms_as_it_may_be():
 
 async def test_two_joins_at_once_that_the_app_allows_do_not_pass_the_limit_together():
     gate = Gate()
-    manager = ConnectionManager(RoomsSettings(max_rooms_per_connection=1), authorize_join=gate)
+    manager = ConnectionManager(RoomsSettings(max_rooms_per_connection=1), authorize_join=gate.ask)
     _, connection = await connected(manager)
     joins = [asyncio.create_task(manager.join_room(connection, room)) for room in "ab"]
     await until(lambda: len(gate.asked) == 2)
@@ -512,7 +512,7 @@ async def test_the_scheme_is_the_servers_word(manager, scheme, is_let_in):
 def test_while_a_node_drains_everybody_is_told_when_to_come_again():
     async def main():
         gate = Gate()
-        manager = ConnectionManager(RoomsSettings(send_timeout=60), authorize_join=gate)
+        manager = ConnectionManager(RoomsSettings(send_timeout=60), authorize_join=gate.ask)
         late = Peer()
         asking = asyncio.create_task(manager.connect(late.websocket, "a"))
         await until(lambda: gate.asked)

@@ -304,6 +304,20 @@ async def test_async_hooks_run_beside_each_other_and_are_ended_with_the_manager(
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+async def test_what_is_due_at_the_stop_is_told_and_gets_to_its_first_await():
+    told = []
+
+    async def tell(what):
+        told.append(what)
+        await asyncio.Event().wait()
+
+    announcer = Announcer()
+    announcer.tell(tell, "in the tick of the stop")
+    await announcer.stop()
+    assert told == ["in the tick of the stop"]
+    assert not announcer._tasks
+
+
 async def test_a_hook_may_call_the_manager_and_even_stop_it():
     stopped = asyncio.Event()
 

@@ -190,7 +190,7 @@ ACTS = st.tuples(st.integers(0, 9), st.sampled_from(WHATS.split()))
 PAUSES = st.tuples(st.sampled_from([0.1, 1, 3, 10]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(CONNECTS | ACTS | ACTS | PAUSES, min_size=30, max_size=80))
 def test_whatever_happens_in_the_end_nothing_is_left(script):
     async def main():

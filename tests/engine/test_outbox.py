@@ -966,6 +966,39 @@ async def test_less_patience_is_had_with_a_peer_when_the_server_has_closed_its_s
     outbox.abort()
 
 
+class Slow(ImmediateWire):
+    """A wire whose peer takes what a test says."""
+
+    took = 0
+
+    def taken(self):
+        return self.took
+
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "is_given_up"),
+    [
+        # (held, taken so far) as each sweep finds it; the limit is 1 MiB
+        ([(2 * MIB, 0), (3 * MIB, 10), (4 * MIB, 20)], True),
+        ([(2 * MIB, 0), (3 * MIB, 10), (3 * MIB, 20), (4 * MIB, 30)], False),  # not twice in a row
+        ([(2 * MIB, 0), (3 * MIB, 2 * MIB), (4 * MIB, 5 * MIB)], False),  # it took all, and got more from us
+        ([(50_000, 0), (MIB - 1, 10), (MIB, 20), (MIB, 30)], False),  # within the limit
+        ([(9 * MIB, 0), (8 * MIB, 10), (7 * MIB, 20)], False),  # one large message, read slowly
+    ],
+)
+async def test_a_peer_for_whom_the_server_holds_ever_more_than_we_have_written_is_given_up(sweeps, is_given_up):
+    wire = Slow()
+    outbox = Desk(send_timeout=1000, outbox_bytes=MIB).outbox(wire)
+    found = []
+    for number, (wire.held, wire.took) in enumerate(sweeps):
+        found.append(outbox.is_stalled(number))
+    assert found == [False] * (len(sweeps) - 1) + [is_given_up]
+    outbox.abort()
+
+
 async def test_an_outbox_without_a_wire_never_stalls():
     outbox = Desk().outbox()
     outbox.offer(message())

@@ -4,15 +4,16 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from engine.fakes import connected, is_empty, ticks, until
-from engine.scripted import ScriptedBackend
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.fakes import connected, is_empty, ticks, until
+from engine.scripted import ScriptedBackend
 from fastapi_rooms import BackendUnavailable, DistributedWebSocketManager, RoomsSettings
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.domain.revocation import Revocation, UnreadableError, decode_revocation, revocation_key
 from fastapi_rooms.testing import LocalCluster
+
 
 @pytest.fixture
 def cluster():

@@ -1,0 +1,632 @@
+"""How much anyone may take: each limit with the attack on it, on a real server."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+from engine.fakes import is_empty
+from fastapi import WebSocket
+from stage import refused, smallest_app
+from support import RawClient, frames, live, until
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from fastapi_rooms import (
+    ConnectionDep,
+    Hooks,
+    Incoming,
+    JoinRefused,
+    ManagerDep,
+    Refusal,
+    RoomsExtension,
+    RoomsSettings,
+)
+
+RATE_LIMITED = '{"type":"error","code":"rate_limited"}'
+PING = b'{"type":"ping"}'
+
+
+def house(wire: str = "auto", hooks: Hooks | None = None, limiter: Any = None, **settings: Any) -> RoomsExtension:
+    """Make two routes that answer with how long a message was: per message, and in a session."""
+    rooms = RoomsExtension(settings=RoomsSettings(wire=wire, **settings), hooks=hooks, limiter=limiter)
+
+    def user(name: str | None = None) -> str | None:
+        return name
+
+    @rooms.ws_route("/handler", room="a", user_id=user)
+    async def handler(message: Incoming[str]) -> str:
+        return str(len(message))
+
+    @rooms.ws_route("/session", room="a", user_id=user)
+    async def session(connection: ConnectionDep) -> None:
+        async for message in connection.messages(str):
+            await connection.send(str(len(message)))
+
+    return rooms
+
+
+PATHS = pytest.mark.parametrize("path", ["/handler", "/session"])
+PAIRS = pytest.mark.parametrize(("wire", "loop"), [("auto", "asyncio"), ("asgi", "uvloop")])
+"""Each wire and each loop once, for what takes its time."""
+
+
+async def read_to_close(raw: RawClient) -> tuple[Counter[bytes], int]:
+    """Return how often each text came, and the close code behind them."""
+    *texts, (kind, close) = await asyncio.to_thread(raw.read_to_close)
+    assert kind == 0x88
+    return Counter(text for _, text in texts), int.from_bytes(close[:2])
+
+
+# Messages
+
+
+@PATHS
+async def test_a_message_has_so_many_bytes_and_not_characters(stage, wire, path):
+    rooms = house(wire, max_message_bytes=1000)
+    async with stage.plays(rooms) as server:
+        async with server.client(path) as client:
+            await client.send("x" * 1000)
+            assert await client.receive() == "1000"
+            await client.send("€" * 333)
+            assert await client.receive() == "333"
+            await client.send("€" * 334)
+            assert await client.closed() == (1009, "a message may have 1000 bytes")
+        async with server.client(path) as client:
+            await client.websocket.send(["x" * 400, "x" * 400, "x" * 400])  # in fragments
+            assert (await client.closed())[0] == 1009
+        assert rooms.manager.stats().dropped["oversized"] == 2
+        assert rooms.manager.stats().received_messages == 2
+
+
+async def test_without_that_limit_the_servers_own_remains(stage, wire):
+    rooms = house(wire, max_message_bytes=None)
+    async with stage.plays(rooms) as server, server.client("/handler") as client:
+        await client.send("x" * 1_000_000)
+        assert await client.receive() == "1000000"
+
+
+@PATHS
+@PAIRS
+async def test_a_flood_is_dropped_told_of_once_and_ended_while_others_are_served(stage, wire, loop, path):
+    rooms = house(wire, messages_per_second=5, messages_burst=20)
+    async with stage.plays(rooms) as server, server.client(path) as neighbour:
+        raw = RawClient(server, path)
+        frame = b"\x81\x81" + bytes(4) + b"x"
+        await asyncio.to_thread(raw.socket.sendall, frame * 1000)
+        texts, code = await read_to_close(raw)
+        assert code == 1008
+        assert texts[RATE_LIMITED.encode()] == 1
+        assert 20 <= texts[b"1"] <= 25
+        await neighbour.send("hello")
+        assert await neighbour.receive() == "5"
+        raw.close()
+        await until(lambda: rooms.manager.active_connections == 1)
+    stats = rooms.manager.stats()
+    assert stats.closed["flooding"] == 1
+    assert 100 <= stats.dropped["rate_limited"] <= 120
+    assert stats.received_messages == texts[b"1"] + 1
+
+
+@PATHS
+async def test_a_flood_that_is_over_costs_what_was_over_and_not_the_client(stage, wire, path):
+    rooms = house(wire, messages_per_second=1, messages_burst=10)
+    async with stage.plays(rooms) as server, server.client(path) as client:
+        for _ in range(60):
+            await client.send("x")
+        answers = [await client.receive() for _ in range(11)]
+        assert sorted(answers) == sorted(["1"] * 10 + [RATE_LIMITED])
+        await until(lambda: rooms.manager.stats().dropped["rate_limited"] == 50)
+        assert rooms.manager.active_connections == 1
+
+
+async def test_without_a_rate_anything_goes(stage, wire):
+    rooms = house(wire, messages_per_second=None)
+    async with stage.plays(rooms) as server, server.client("/handler") as client:
+        for _ in range(3000):
+            await client.send("x")
+        assert {await client.receive() for _ in range(3000)} == {"1"}
+
+
+async def test_a_burst_in_front_of_a_slow_handler_is_handled_to_the_end(stage, wire):
+    rooms = RoomsExtension(settings=RoomsSettings(wire=wire, messages_per_second=1, messages_burst=10))
+    gate = asyncio.Event()
+
+    @rooms.ws_route("/ws")
+    async def slow(message: Incoming[str]) -> str:
+        await gate.wait()
+        return message
+
+    async with stage.plays(rooms) as server, server.client("/ws") as client:
+        for number in range(10):
+            await client.send(str(number))
+        await until(lambda: rooms.manager.stats().received_messages == 10)
+        await server.call(gate.set)
+        assert [await client.receive() for _ in range(10)] == [str(number) for number in range(10)]
+        assert rooms.manager.stats().dropped["rate_limited"] == 0
+
+
+@PATHS
+async def test_the_apps_own_limiter_is_asked_for_connects_and_messages(stage, wire, path):
+    asked = Counter()
+
+    async def limit(connection: Any, action: str) -> bool:
+        await asyncio.sleep(0)
+        asked[connection.user_id, action] += 1
+        if connection.user_id == "broken":
+            raise ConnectionError("Redis is away")
+        return connection.user_id == "ann" and asked["ann", "message"] <= 2
+
+    rooms = house(wire, limiter=limit)
+    async with stage.plays(rooms) as server:
+        answer = await refused(server, f"{path}?name=eve")
+        assert (answer.status_code, answer.headers["Retry-After"]) == (429, "5")
+        assert answer.body == b'{"detail":"Too many requests."}'
+        async with server.client(f"{path}?name=ann") as client:
+            for _ in range(4):
+                await client.send("x")
+            assert [await client.receive() for _ in range(3)] == ["1", "1", RATE_LIMITED]
+            await until(lambda: asked["ann", "message"] == 4)
+        async with server.client(f"{path}?name=broken") as client:
+            await client.send("x")
+            assert await client.receive() == "1"
+    assert rooms.manager.stats().refused == {Refusal.LIMITER: 1}
+
+
+# Connections
+
+
+async def test_a_full_node_says_so_before_accept(stage, loop, caplog):
+    rooms = house(max_connections=2)
+    async with stage.plays(rooms) as server:
+        async with server.client("/handler"), server.client("/session"):
+            await until(lambda: rooms.manager.active_connections == 2)
+            answer = await refused(server, "/handler")
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+            assert answer.body == b'{"detail":"The server has too many connections."}'
+        await until(lambda: rooms.manager.stats().connections == 0)
+        async with server.client("/handler"):
+            await until(lambda: rooms.manager.active_connections == 1)
+    assert rooms.manager.stats().refused == {Refusal.MAX_CONNECTIONS: 1}
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_a_user_with_too_many_devices_is_told_before_accept(stage):
+    rooms = house(max_connections_per_user=2)
+    async with (
+        stage.plays(rooms) as server,
+        server.client("/handler?name=ann"),
+        server.client("/session?name=ann") as second,
+    ):
+        await until(lambda: rooms.manager.active_connections == 2)
+        answer = await refused(server, "/handler?name=ann")
+        assert (answer.status_code, answer.headers["Retry-After"]) == (429, "5")
+        async with server.client("/handler?name=bob"), server.client("/handler"), server.client("/handler"):
+            pass
+        second.vanish()
+        await until(lambda: len(rooms.manager.get_user_connections("ann")) == 1)
+        async with server.client("/handler?name=ann") as third:
+            await third.send("x")
+            assert await third.receive() == "1"
+
+
+async def test_one_address_has_so_many_connections_whatever_it_says_of_itself():
+    rooms = house(max_connections_per_address=1)
+    with live(smallest_app(rooms), forwarded_allow_ips="192.0.2.1") as server:  # this client is no trusted proxy
+        async with server.client("/handler", additional_headers={"X-Forwarded-For": "198.51.100.1"}):
+            await until(lambda: rooms.manager.active_connections == 1)
+            for headers in (
+                {},
+                {"X-Forwarded-For": "198.51.100.2"},
+                {"Forwarded": "for=198.51.100.2", "X-Real-IP": "198.51.100.2"},
+            ):
+                answer = await refused(server, "/handler", additional_headers=headers)
+                assert (answer.status_code, answer.headers["Retry-After"]) == (429, "5")
+        await until(lambda: rooms.manager.stats().connections == 0)
+        assert not rooms.manager._registry._addresses
+
+
+async def test_behind_a_proxy_that_the_server_trusts_the_address_is_that_of_the_client():
+    rooms = house(max_connections_per_address=1)
+    with live(smallest_app(rooms), forwarded_allow_ips="127.0.0.1") as server:
+        first, second = ({"X-Forwarded-For": f"198.51.100.{number}"} for number in (1, 2))
+        async with (
+            server.client("/handler", additional_headers=first),
+            server.client("/handler", additional_headers=second),
+        ):
+            await until(lambda: rooms.manager.active_connections == 2)
+            assert (await refused(server, "/handler", additional_headers=first)).status_code == 429
+
+
+async def test_a_crowd_that_comes_at_once_does_not_pass_together(stage):
+    rooms = house(max_connections=3)
+    async with stage.plays(rooms) as server:
+
+        async def come() -> int:
+            try:
+                async with server.client("/handler") as client:
+                    await client.send("x")
+                    await client.receive()
+                    await leave.wait()
+                    return 101
+            except Exception as error:  # noqa: BLE001
+                return error.response.status_code
+
+        leave = asyncio.Event()
+        crowd = [asyncio.create_task(come()) for _ in range(12)]
+        await until(lambda: sum(task.done() for task in crowd) == 9)
+        leave.set()
+        assert Counter(await asyncio.gather(*crowd)) == {503: 9, 101: 3}
+
+
+# Time
+
+
+@PATHS
+@PAIRS
+async def test_who_says_nothing_in_time_is_closed_with_4408(stage, wire, loop, path):
+    rooms = house(wire, first_message_timeout=0.15)
+    async with stage.plays(rooms) as server:
+        async with server.client(path) as talker, server.client(path) as client:
+            await talker.send("x")
+            assert await client.closed() == (4408, "no message came in time")
+            await talker.send("xy")
+            assert [await talker.receive(), await talker.receive()] == ["1", "2"]
+        assert rooms.manager.stats().closed["silent"] == 1
+
+
+@PATHS
+async def test_nobody_is_connected_longer_than_may_be(stage, wire, path):
+    rooms = house(wire, max_connection_seconds=0.15)
+    async with stage.plays(rooms) as server, server.client(path) as client:
+        begin = time.monotonic()
+        assert await client.closed() == (1000, "connected for long enough")
+        assert time.monotonic() - begin > 0.1
+
+
+@PATHS
+@PAIRS
+async def test_who_does_not_answer_a_ping_message_is_closed_with_4408(stage, wire, loop, path):
+    rooms = house(wire, heartbeat_interval=0.1, heartbeat_timeout=0.1)
+    async with stage.plays(rooms) as server:
+        raw = RawClient(server, path)
+        texts, code = await read_to_close(raw)
+        assert (texts, code) == ({PING: 1}, 4408)
+        raw.close()
+        await until(lambda: rooms.manager.stats().connections == 0)
+        assert rooms.manager.stats().closed["silent"] == 1
+
+
+@pytest.mark.parametrize(("wire", "path"), [("auto", "/handler"), ("asgi", "/session")])
+async def test_who_answers_stays(stage, wire, path):
+    rooms = RoomsExtension(settings=RoomsSettings(wire=wire, heartbeat_interval=0.05, heartbeat_timeout=0.5))
+
+    @rooms.ws_route("/handler")
+    async def handler(message: Incoming[int]) -> int:
+        return message + 1
+
+    @rooms.ws_route("/session")
+    async def session(connection: ConnectionDep) -> None:
+        async for message in connection.messages(int):
+            await connection.send(message + 1)
+
+    async with stage.plays(rooms) as server, server.client(path) as client:
+        for number in range(2):
+            assert await client.receive_json() == {"type": "ping"}
+            await client.send({"type": "pong"} if number % 2 else number)
+            if not number % 2:
+                assert await client.receive_json() == number + 1
+        assert rooms.manager.stats().closed["silent"] == 0
+        assert rooms.manager.stats().dropped["invalid"] == 0
+
+
+async def test_a_plain_endpoint_that_receives_by_itself_is_not_called_silent(stage, wire):
+    rooms = house(wire, first_message_timeout=0.05, heartbeat_interval=0.05, heartbeat_timeout=0.05)
+
+    @rooms.router.websocket("/plain")
+    async def plain(websocket: WebSocket, manager: ManagerDep) -> None:
+        connection = await manager.connect(websocket)
+        while True:
+            message = await websocket.receive_text()
+            if message == "bye":
+                break
+            await connection.send(message)
+        await connection.close()
+        manager.disconnect(connection)
+
+    async with stage.plays(rooms) as server, server.client("/plain") as client, server.client("/handler") as measure:
+        await client.send("x")
+        assert await client.receive() == "x"
+        assert (await measure.closed())[0] == 4408, "the time has passed"
+        await client.send("y")
+        assert await client.receive() == "y"
+        await client.send("bye")
+        assert (await client.closed())[0] == 1000
+
+
+# Pings of the protocol
+
+
+@PAIRS
+async def test_a_peer_that_pings_and_does_not_read_is_aborted(stage, wire, loop):
+    """The server answers each ping into a buffer that nobody empties: only ending the socket frees it."""
+    rooms = house(wire, send_timeout=0.4)
+    async with stage.plays(rooms) as server, server.client("/handler") as neighbour:
+        with contextlib.closing(RawClient(server, "/handler", receive_buffer=4096)) as raw:
+            await until(lambda: rooms.manager.active_connections == 2)
+            pings = (b"\x89\xfd" + bytes(4) + b"p" * 125) * 500
+            end = threading.Event()
+
+            def flood() -> None:
+                with contextlib.suppress(OSError):
+                    while not end.is_set():
+                        raw.socket.sendall(pings)
+
+            flooding = asyncio.create_task(asyncio.to_thread(flood))
+            try:
+                await until(lambda: rooms.manager.stats().closed["stalled"] == 1)
+            finally:
+                end.set()
+                await flooding
+        await until(lambda: rooms.manager.active_connections == 1)
+        await until(lambda: len(rooms.manager._flusher._watched) == 1)
+        await neighbour.send("x")
+        assert await neighbour.receive() == "1"
+
+
+async def test_a_peer_that_pings_much_more_than_it_reads_is_aborted(stage, wire):
+    """It takes something all the time, so that it never stalls; what the server holds for it grows nevertheless."""
+    rooms = house(wire, send_timeout=1.0)
+    async with stage.plays(rooms) as server:
+        with contextlib.closing(RawClient(server, "/handler", receive_buffer=4096)) as raw:
+            await until(lambda: rooms.manager.active_connections == 1)
+            pings = (b"\x89\xfd" + bytes(4) + b"p" * 125) * 500
+            end = threading.Event()
+
+            def flood() -> None:
+                with contextlib.suppress(OSError):
+                    while not end.is_set():
+                        raw.socket.sendall(pings)
+
+            def read_a_little() -> None:
+                with contextlib.suppress(OSError):
+                    while not end.wait(0.05):
+                        raw.socket.recv(1000)
+
+            busy = [asyncio.create_task(asyncio.to_thread(one)) for one in (flood, read_a_little)]
+            try:
+                await until(lambda: rooms.manager.stats().closed["stalled"] == 1)
+            finally:
+                end.set()
+                await asyncio.gather(*busy)
+        await until(lambda: not rooms.manager.active_connections)
+
+
+async def test_a_peer_that_pings_and_reads_stays(stage, wire):
+    rooms = house(wire, send_timeout=0.2)
+    async with stage.plays(rooms) as server:
+        raw = RawClient(server, "/handler")
+        ping = b"\x89\x84" + bytes(4) + b"ping"
+        received = b""
+        begin = time.monotonic()
+        while time.monotonic() - begin < 0.45:
+            await asyncio.to_thread(raw.socket.sendall, ping * 50)
+            while len(received) % (50 * 6) or not received:
+                received += await asyncio.to_thread(raw.socket.recv, 1 << 16)
+            assert set(frames(received)) == {(0x8A, b"ping")}
+            received = b""
+        assert rooms.manager.active_connections == 1
+        assert rooms.manager.stats().closed["stalled"] == 0
+        raw.close()
+
+
+# Hooks: how it ended
+
+
+@pytest.fixture
+def ends():
+    return []
+
+
+@pytest.fixture
+def told(ends):
+    """Hooks that keep every end as (code, reason), and check that each lasted some time."""
+
+    def disconnected(end: Any) -> None:
+        assert 0 <= end.seconds < 60
+        ends.append((end.code, end.reason))
+
+    return Hooks(disconnected=disconnected)
+
+
+def reset(client: Any) -> None:
+    """Go with a TCP reset."""
+    client.websocket.transport.get_extra_info("socket").setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00"
+    )
+    client.websocket.transport.abort()
+
+
+@PATHS
+@PAIRS
+async def test_an_end_by_the_client_is_told_with_its_code(stage, wire, loop, path, told, ends):
+    rooms = house(wire, hooks=told)
+    async with stage.plays(rooms) as server:
+        for code, reason in ((4321, "bye"), (1001, "")):
+            async with server.client(path) as client:
+                await client.websocket.close(code, reason)
+            await until(lambda expected=(code, reason): ends[-1:] == [expected])
+        for vanish in (lambda client: client.vanish(), reset):
+            ends.clear()
+            async with server.client(path) as client:
+                await until(lambda: rooms.manager.active_connections == 1)
+                vanish(client)
+            await until(lambda: ends)
+            assert ends == [(1006, "")]
+        ends.clear()
+        raw = RawClient(server, path)
+        raw.send_frame(8, b"")  # a close frame without a code
+        await until(lambda: ends)
+        assert ends == [(1005, "")]
+        raw.close()
+
+
+@PATHS
+async def test_an_end_by_the_server_is_told_with_ours(stage, wire, path, told, ends):
+    rooms = house(wire, hooks=told, max_message_bytes=10, max_invalid_messages=1)
+    async with stage.plays(rooms) as server:
+        async with server.client(path) as client:
+            await until(lambda: rooms.manager.active_connections == 1)
+            await server.call(rooms.manager.close_room, "a", 4000, "enough")
+            await client.closed()
+        async with server.client(path) as client:
+            await client.send("x" * 11)
+            await client.closed()
+        async with server.client(path) as client:
+            await client.send(b"bytes")
+            await client.closed()
+        async with server.client(path) as client:
+            await until(lambda: rooms.manager.active_connections == 1)
+            [connection] = rooms.manager.get_room_members("a")
+            await server.call(rooms.manager.disconnect, connection)
+        async with server.client(path) as client:
+            await until(lambda: rooms.manager.active_connections == 1)
+            await stage.end_lifespan()
+            assert (await client.closed())[0] == 1012
+    assert ends == [
+        (4000, "enough"),
+        (1009, "a message may have 10 bytes"),
+        (1007, "too many invalid messages"),
+        (None, ""),
+        (1012, ""),
+    ]
+
+
+async def test_the_end_of_who_does_not_read_is_told(stage, wire, told, ends):
+    rooms = house(wire, hooks=told, send_timeout=0.3, outbox_messages=5, outbox_bytes=100_000)
+    async with stage.plays(rooms) as server:
+
+        async def fill(fact: Any) -> None:
+            while not fact():
+                await rooms.manager.broadcast("x" * 60_000)
+                await asyncio.sleep(0.001)
+
+        slow = RawClient(server, "/handler", receive_buffer=4096)
+        await until(lambda: rooms.manager.active_connections == 1)
+        await server.call(fill, lambda: ends)
+        assert ends == [(1013, "slow consumer")]
+        await until(lambda: rooms.manager.stats().closed["stalled"] == 1)
+        slow.close()
+        stuck = RawClient(server, "/session", receive_buffer=4096)
+        await until(lambda: rooms.manager.active_connections == 1)
+        [connection] = rooms.manager.get_room_members("a")
+        await server.call(fill, connection._outbox.queued)
+        await until(lambda: len(ends) == 2)
+        assert ends[1] == (1006, "")
+        stuck.close()
+    assert rooms.manager.stats().closed["slow_consumer"] == 1
+
+
+# After everything
+
+
+class Books:
+    """Every beginning and every end that was told."""
+
+    def __init__(self) -> None:
+        self.began, self.ended, self.inside = Counter(), Counter(), Counter()
+        self.hooks = Hooks(
+            connected=lambda connection: self.began.update([connection]),
+            disconnected=lambda end: self.ended.update([end.connection]),
+            joined=lambda connection, room: self.inside.update([(connection, room)]),
+            left=lambda connection, room: self.inside.subtract([(connection, room)]),
+        )
+
+
+async def vanish(client):
+    client.vanish()
+
+
+async def flood(client):
+    for _ in range(120):
+        await client.send("lobby")
+    await client.closed()
+
+
+async def shout(client):
+    await client.send("x" * 101)
+    await client.closed()
+
+
+async def ask_for_too_much(client):
+    for room in ("raise", "forbidden", "bad\n"):
+        await client.send(room)
+    await client.receive()
+
+
+async def be_reset(client):
+    reset(client)
+
+
+async def keep_silent(client):
+    await client.closed()
+
+
+VISITS = [vanish, flood, shout, ask_for_too_much, be_reset, keep_silent]
+
+
+@PAIRS
+async def test_after_a_day_of_all_kinds_of_clients_nothing_is_left(stage, wire, loop):
+    """Whoever is refused, fails, floods, vanishes or behaves: in the end nobody is counted, and no task is left."""
+    books = Books()
+    limits = RoomsSettings(
+        wire=wire,
+        max_connections=30,
+        max_connections_per_user=25,
+        max_connections_per_address=28,
+        messages_per_second=1,
+        messages_burst=5,
+        max_message_bytes=100,
+        first_message_timeout=1,
+        max_connection_seconds=2,
+        heartbeat_interval=0.2,
+        heartbeat_timeout=0.3,
+    )
+    rooms = RoomsExtension(
+        settings=limits, hooks=books.hooks, authorize_join=lambda connection, room: room != "forbidden"
+    )
+
+    @rooms.ws_route("/ws/{name}", room="{name}", user_id=lambda name: name)
+    async def chat(message: Incoming[str], connection: ConnectionDep, manager: ManagerDep) -> None:
+        if message == "raise":
+            raise JoinRefused("not today")
+        await manager.join_room(connection, message)
+        await manager.broadcast_to_room(message, message)
+
+    async def visit(number: int) -> None:
+        path = "/ws/forbidden" if number % 7 == 0 else f"/ws/{number % 2}"
+        origin = "https://evil.example" if number % 11 == 0 else None
+        # Without a limit of its own: with one, this client stops reading, and does not see its end.
+        with contextlib.suppress(InvalidHandshake, ConnectionClosed):
+            async with server.client(path, origin=origin, max_queue=None) as client:
+                await client.send("lobby")
+                await VISITS[number % len(VISITS)](client)
+
+    async with stage.plays(rooms) as server:
+        await asyncio.gather(*map(visit, range(60)))
+        await until(lambda: rooms.manager.stats().connections == 0)
+        stats = rooms.manager.stats()
+    assert is_empty(rooms.manager)
+    assert not rooms.manager._admission._asking
+    assert not rooms.manager._readers.tasks
+    assert (stats.users, stats.rooms, stats.queued_messages, stats.queued_bytes) == (0, 0, 0, 0)
+    assert books.began == books.ended, "each came once and went once"
+    assert set(books.inside.values()) <= {0}
+    assert stats.refused[Refusal.HTTP_ORIGIN] == 6
+    assert stats.refused[Refusal.JOIN] >= 7
+    assert stats.closed["flooding"]
+    assert stats.dropped["oversized"]
+    assert stats.closed["silent"]
