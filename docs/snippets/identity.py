@@ -98,9 +98,7 @@ class Renew(BaseModel):
 
 
 @rooms.ws_route("/expiring", user_id=login)
-async def expiring(
-    message: Incoming[Renew], connection: ConnectionDep, manager: ManagerDep
-) -> str:
+async def expiring(message: Incoming[Renew], connection: ConnectionDep, manager: ManagerDep) -> str:
     user_id, expires_at = logins.get(message.token, (None, None))
     if user_id == connection.user_id:
         await manager.refresh(connection, expires_at)
@@ -108,6 +106,7 @@ async def expiring(
 
 
 # --8<-- [end:expiry]
+
 
 # --8<-- [start:join]
 async def members_of(user_id: Annotated[str, Depends(user_from_cookie)]) -> set[str]:
@@ -128,9 +127,7 @@ class Enter(BaseModel):
 
 
 @rooms.ws_route("/rooms", user_id=user_from_cookie, authorize_join=may_join)
-async def enter(
-    message: Incoming[Enter], connection: ConnectionDep, manager: ManagerDep
-) -> str:
+async def enter(message: Incoming[Enter], connection: ConnectionDep, manager: ManagerDep) -> str:
     await manager.join_room(connection, message.room)
     return f"you are in {message.room}"
 

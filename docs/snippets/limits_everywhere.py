@@ -14,9 +14,7 @@ window = MovingWindowRateLimiter(storage)
 LIMITS = {"connect": parse("3 per minute"), "message": parse("5 per minute")}
 
 
-async def limiter(
-    connection: Connection, action: Literal["connect", "message"]
-) -> bool:
+async def limiter(connection: Connection, action: Literal["connect", "message"]) -> bool:
     return await window.hit(LIMITS[action], action, connection.user_id or "nobody")
 
 

@@ -419,7 +419,7 @@ class Outbox:
         return self.is_done and (self._wire is None or self._wire.has_left())
 
     def is_stalled(self, now: float) -> bool:
-        """Return whether bytes have waited for `send_timeout` and the peer took none of them, or it has itself sent more.
+        """Return whether a peer is to be given up: it took nothing for `send_timeout`, or has itself sent more pongs.
 
         Less patience is needed once the server has closed the socket: this is all that its shutdown waits for.
         """
@@ -430,8 +430,8 @@ class Outbox:
             return False
         taken, held, held_before = wire.taken(), wire.buffered(), self._held
         self._held = held
-        # Above its mark we write nothing. What grows then are pongs, which the peer asks for and does not read. Twice in a
-        # row, since the kernel may have taken much at once and a large message may have followed.
+        # Above its mark we write nothing. What grows then are pongs, which the peer asks for and does not read. Twice
+        # in a row, since the kernel may have taken much at once and a large message may have followed.
         limit = max(self._settings.outbox_bytes, MARK)
         is_growing = held > held_before > limit and taken - self._taken < held_before - limit
         self._growing = self._growing + 1 if is_growing else 0

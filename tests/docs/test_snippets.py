@@ -351,7 +351,7 @@ async def test_operations() -> None:
         assert numbers["refused"] == {"http_origin": 1}
         journal = importlib.import_module("operations").journal
         async with asyncio.timeout(DEADLINE):
-            while len(journal) < 3:  # noqa: ASYNC110 - the server is on another loop
+            while len(journal) < 3:
                 await asyncio.sleep(0.005)
         assert sorted(journal) == ["None came", "None left: 1000 0 s", "refused: http_origin"]
 
