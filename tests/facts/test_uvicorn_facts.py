@@ -11,7 +11,7 @@ from support import LiveServer, RawClient, live, until
 from fastapi_rooms.domain.messages import Message
 from fastapi_rooms.engine.uvicorn_wire import MODULE, NAME, is_known_protocol
 from fastapi_rooms.engine.wire import is_transport
-from fastapi_rooms.engine.wires import _server_send
+from fastapi_rooms.engine.wires import peel
 
 KIB = 1024
 
@@ -27,7 +27,7 @@ class Open:
 
     async def endpoint(self, websocket: WebSocket) -> None:
         await websocket.accept()
-        self.protocol = _server_send(websocket).__self__
+        self.protocol = peel(websocket._send).__self__
         self.websocket = websocket
         try:
             await self.release.wait()
@@ -252,7 +252,7 @@ async def test_accepting_a_client_that_is_gone_raises_an_os_error(loop):
     gate = asyncio.Event()
 
     async def endpoint(websocket: WebSocket) -> None:
-        knocked.append(_server_send(websocket).__self__)
+        knocked.append(peel(websocket._send).__self__)
         await gate.wait()
         try:
             await websocket.accept()
