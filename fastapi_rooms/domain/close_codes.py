@@ -62,7 +62,7 @@ def may_reconnect(code: int) -> bool:
 
     Also for what never travels: 1005 and 1006 say that nobody knows.
     """
-    return code not in _MUST_NOT_RECONNECT and not 4500 <= code <= 4999  # noqa: PLR2004 - our convention
+    return code not in _MUST_NOT_RECONNECT and 1000 <= code < 4500  # noqa: PLR2004 - our convention
 
 
 # 1004, 1005, 1006 and 1015 never appear on the wire; 1016-2999 are reserved for the protocol.

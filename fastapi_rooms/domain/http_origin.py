@@ -20,21 +20,25 @@ class HttpOrigin(NamedTuple):
     scheme: str
     host: str
     port: int
+    """0: none is named, and the scheme has no default."""
 
 
 def parse_origin(text: str) -> HttpOrigin | None:
-    """Return what an `Origin` header says; None if it is no origin, as `null` is none."""
+    """Return what an `Origin` header says; None if it is no origin, as `null` is none.
+
+    Any scheme will do: apps in a shell and browser extensions have their own, such as `capacitor://localhost`.
+    """
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
         return None
     host = parts.hostname
-    if parts.scheme not in DEFAULT_PORTS or not host or not _is_plain(text):
+    if not parts.scheme or not host or not _is_plain(text):
         return None
     if text != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc:
         return None  # a path, a query, a user: no browser sends that
-    return HttpOrigin(parts.scheme, host, DEFAULT_PORTS[parts.scheme] if port is None else port)
+    return HttpOrigin(parts.scheme, host, DEFAULT_PORTS.get(parts.scheme, 0) if port is None else port)
 
 
 def is_allowed(
@@ -74,10 +78,11 @@ def _checked(origin: str) -> HttpOrigin | str:
     if origin == ANY:
         return origin
     parsed = parse_origin(origin)
-    if parsed is None:
+    if parsed is None or ANY in parsed.host:
         raise ConfigurationError(
-            f"{origin!r} is no HTTP origin: write scheme and host, such as 'https://example.com' or "
-            "'http://localhost:5173', without a path, or '*' for every page in the world"
+            f"{origin!r} is no HTTP origin: write scheme and host as browsers do, in lower case and without a path, such "
+            "as 'https://example.com' or 'http://localhost:5173', one for each subdomain, or '*' for every page in the "
+            "world"
         )
     return parsed
 

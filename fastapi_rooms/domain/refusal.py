@@ -19,6 +19,8 @@ class Refusal(StrEnum):
     """The user has as many connections on this node as may be."""
     MAX_CONNECTIONS_PER_ADDRESS = "max_connections_per_address"
     """As many connections come from that address as may be."""
+    CREDENTIALS = "credentials"
+    """A ticket or a token that is none, or is missing."""
     EXPIRED = "expired"
     """The credentials have expired already."""
     LIMITER = "limiter"
@@ -43,11 +45,12 @@ class Answer(NamedTuple):
 
 
 HANDSHAKE_ANSWERS = {
-    Refusal.HTTP_ORIGIN: Answer(403, CloseCode.POLICY_VIOLATION, "Pages of this origin may not connect."),
+    Refusal.HTTP_ORIGIN: Answer(403, CloseCode.POLICY_VIOLATION, "Connections from this HTTP origin, or from none, are refused."),
     Refusal.DRAINING: Answer(503, CloseCode.SERVICE_RESTART, "The server restarts."),
     Refusal.MAX_CONNECTIONS: Answer(503, CloseCode.TRY_AGAIN_LATER, "The server has too many connections."),
     Refusal.MAX_CONNECTIONS_PER_USER: Answer(429, CloseCode.TRY_AGAIN_LATER, "Too many connections of this user."),
     Refusal.MAX_CONNECTIONS_PER_ADDRESS: Answer(429, CloseCode.TRY_AGAIN_LATER, "Too many connections from here."),
+    Refusal.CREDENTIALS: Answer(401, CloseCode.POLICY_VIOLATION, "Valid credentials are needed."),
     Refusal.EXPIRED: Answer(401, CloseCode.LOGIN_EXPIRED, "The login has expired."),
     Refusal.LIMITER: Answer(429, CloseCode.TRY_AGAIN_LATER, "Too many requests."),
     Refusal.INVALID_NAME: Answer(400, CloseCode.POLICY_VIOLATION, "A room or a user cannot be called that."),

@@ -34,8 +34,8 @@ class Stats:
     closed: Mapping[str, int]
     """Connections that were ended for a reason: `slow_consumer`, `stalled`, `full_inbox`, `flooding`, `silent`,
     `expired`."""
-    refused: Mapping[Refusal, int]
-    """Handshakes and joins that were refused, by reason."""
+    refused: Mapping[str, int]
+    """Handshakes and joins that were refused, by reason: each `Refusal`."""
     is_draining: bool
     """Whether new connections are refused, since the node is being stopped."""
     backend: BackendStatus | None
@@ -72,7 +72,7 @@ class Stats:
                 "silent": counters.silent,
                 "expired": counters.expired,
             },
-            refused={reason: counters.refused[reason] for reason in Refusal if counters.refused[reason]},
+            refused={reason.value: counters.refused[reason] for reason in Refusal},
             is_draining=is_draining,
             backend=backend,
         )

@@ -5,7 +5,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NoReturn
 
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocket
@@ -13,7 +13,7 @@ from starlette.websockets import WebSocket
 from fastapi_rooms.domain.address import address_key
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.counters import Counters
-from fastapi_rooms.domain.errors import InvalidName, JoinRefused, RefusedError, TooManyRooms
+from fastapi_rooms.domain.errors import ConfigurationError, InvalidName, JoinRefused, RefusedError, TooManyRooms
 from fastapi_rooms.domain.http_origin import check_allowed, is_allowed
 from fastapi_rooms.domain.names import check_name
 from fastapi_rooms.domain.refusal import Refusal
@@ -36,6 +36,24 @@ must not block."""
 RETRY_SECONDS = 5.0
 """When to come again where nobody knows when there will be room."""
 LOG_SECONDS = 60.0
+
+
+def check_takes_two(authorize_join: Callable[..., object]) -> None:
+    """Check that a function can be asked about a connection and a room, and wants to know nothing else.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    name = getattr(authorize_join, "__name__", repr(authorize_join))
+    try:
+        inspect.signature(authorize_join).bind(None, "room")
+    except TypeError as error:
+        raise ConfigurationError(
+            f"authorize_join is called with a connection and a room, but {name}(): {error}. Only that of a route, "
+            "`ws_route(authorize_join=...)`, may take dependencies beside them"
+        ) from error
+    except ValueError:
+        return  # written in C: nobody knows what it takes
 
 
 class Admission:
@@ -66,6 +84,8 @@ class Admission:
         self._registry = registry
         self._hooks = hooks
         self._announcer = announcer
+        if authorize_join is not None:
+            check_takes_two(authorize_join)
         self._authorize_join = authorize_join
         self._limiter = limiter
         self._allowed_origins = check_allowed(settings.allowed_origins)
@@ -105,6 +125,10 @@ class Admission:
                     "TLS" if is_secure else "plain HTTP",
                 )
             self._refuse(websocket, Refusal.HTTP_ORIGIN)
+
+    def refuse_credentials(self, websocket: WebSocket, challenge: str) -> NoReturn:
+        """Refuse who does not prove who it is. Raises as `check_handshake` does."""
+        self._refuse(websocket, Refusal.CREDENTIALS, challenge=challenge)
 
     async def ask_limiter(self, connection: Connection, action: Literal["connect", "message"]) -> bool:
         """Return what the app's limiter says, which there is. One that fails is logged, and says yes.
@@ -187,6 +211,19 @@ class Admission:
             self._refuse(websocket, Refusal.MAX_CONNECTIONS_PER_ADDRESS, user_id=user_id, retry_after=RETRY_SECONDS)
         return address
 
+    def check_room_name(self, connection: Connection | None, room: str) -> None:
+        """Refuse a room that cannot be called that; counted if it is known who wants to join it.
+
+        Raises:
+            InvalidName: It is empty, too long, or holds what cannot be seen.
+        """
+        try:
+            check_name("room", room)
+        except InvalidName:
+            if connection is not None:
+                self._note(connection.websocket, Refusal.INVALID_NAME, connection.user_id, None)
+            raise
+
     async def check_join(self, connection: Connection, room: str) -> None:
         """Ask whether a connection may join another room. Changes nothing, and whoever asks looks again afterwards.
 
@@ -254,9 +291,10 @@ class Admission:
         user_id: str | None = None,
         room: str | None = None,
         retry_after: float | None = None,
-    ) -> None:
+        challenge: str | None = None,
+    ) -> NoReturn:
         self._note(websocket, reason, user_id, room)
-        refuse(websocket, reason, retry_after)
+        refuse(websocket, reason, retry_after, challenge)
 
     def _note(self, websocket: WebSocket, reason: Refusal, user_id: str | None, room: str | None) -> None:
         """Count a refusal, and tell the app."""

@@ -73,6 +73,12 @@ class Hooks:
     gap: Callable[[Gap], object] | None = None
     """This node hears the others again after it did not, and may have missed something."""
 
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            hook = getattr(self, name)
+            if hook is not None and not callable(hook):
+                raise ConfigurationError(f"the hook {name!r} takes a function, not {hook!r}")
+
 
 class Announcer:
     """Calls hooks at the end of the tick, in order. Owns the tasks of those that are `async`."""

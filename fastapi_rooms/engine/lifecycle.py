@@ -183,7 +183,7 @@ class Lifecycle:
     def _on_stall(self, outbox: Outbox) -> None:
         connection = outbox.connection
         self._counters.aborted += 1
-        logger.info("%r took nothing for %s s: aborted", connection, self._settings.send_timeout)
+        logger.info("%r does not take what it is sent: aborted", connection)
         if self._remove(connection):
             connection._phase = Phase.ENDED
         connection._note_close(ABNORMAL, "")

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from typing import Any, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, overload
 
 from starlette.websockets import WebSocket, WebSocketState
 
@@ -208,6 +208,21 @@ class ConnectionManager:
         """
         self._admission.check_handshake(websocket)
 
+    def refuse_credentials(self, websocket: WebSocket, challenge: str = "Bearer") -> NoReturn:
+        """Refuse a client that does not prove who it is: 401 before accept, counted, and told to the hook `refused`.
+
+        For dependencies. An `HTTPException(401)` does as well, but is not counted, and uvicorn logs an error for it.
+
+        Args:
+            websocket: The socket.
+            challenge: What kind of credentials are wanted, for `WWW-Authenticate`.
+
+        Raises:
+            HandshakeRefused: Always, unless the app has accepted it.
+            WebSocketException: The app has accepted it.
+        """
+        self._admission.refuse_credentials(websocket, challenge)
+
     def disconnect(self, websocket: Reference) -> Connection | None:
         """Forget a connection at once; None if it is not known (any more). Idempotent; does not close the socket.
 
@@ -235,8 +250,9 @@ class ConnectionManager:
             TooManyRooms: The connection is in `max_rooms_per_connection` rooms.
             InvalidName: A room cannot be called that.
         """
-        target = room_target(room)
         connection = self._find(websocket)
+        self._admission.check_room_name(connection, room)
+        target = room_target(room)
         if connection is not None and authorize:
             await self._admission.check_join(connection, room)
         if connection is None or connection not in self._registry:

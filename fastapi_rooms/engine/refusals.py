@@ -25,15 +25,27 @@ class HandshakeRefused(RoomsError, HTTPException):  # noqa: N818 - says what hap
         reason: Why.
     """
 
-    def __init__(self, reason: Refusal, retry_after: float | None = None) -> None:
+    def __init__(self, reason: Refusal, retry_after: float | None = None, challenge: str | None = None) -> None:
         self.reason = reason
         answer = HANDSHAKE_ANSWERS[reason]
-        headers = None if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
-        HTTPException.__init__(self, answer.status, answer.detail, headers)
+        headers = {}
+        if retry_after is not None:
+            headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
+        if challenge is not None:
+            headers["WWW-Authenticate"] = challenge
+        HTTPException.__init__(self, answer.status, answer.detail, headers or None)
 
 
-def refuse(websocket: WebSocket, reason: Refusal, retry_after: float | None = None) -> NoReturn:
+def refuse(
+    websocket: WebSocket, reason: Refusal, retry_after: float | None = None, challenge: str | None = None
+) -> NoReturn:
     """Refuse a handshake, or end a WebSocket that the app has accepted itself.
+
+    Args:
+        websocket: Whose.
+        reason: Why.
+        retry_after: In how many seconds it may be tried again.
+        challenge: What kind of credentials are wanted, for `WWW-Authenticate`.
 
     Raises:
         HandshakeRefused: The handshake is not answered yet.
@@ -46,7 +58,7 @@ def refuse(websocket: WebSocket, reason: Refusal, retry_after: float | None = No
     first = next((by_class[kind] for kind in HandshakeRefused.__mro__ if kind in by_class), None)
     if getattr(first, "__module__", None) == "fastapi.exception_handlers":  # the app has nothing to say to it
         by_class[HandshakeRefused] = _answer  # the same answer, but without an error in the log
-    raise HandshakeRefused(reason, retry_after)
+    raise HandshakeRefused(reason, retry_after, challenge)
 
 
 async def _answer(websocket: WebSocket, error: HandshakeRefused) -> Response | None:

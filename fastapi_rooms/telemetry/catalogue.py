@@ -140,7 +140,7 @@ METRICS = (
         "{refusal}",
         "Handshakes and joins that were refused.",
         # All of them, so that the first refusal is an increase, and not the beginning of a series.
-        lambda stats: {reason.value: stats.refused.get(reason, 0) for reason in Refusal},
+        lambda stats: stats.refused,
         _BY_REASON,
     ),
     Metric(

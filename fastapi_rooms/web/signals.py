@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from contextvars import Context
 from types import FrameType
-from typing import Any
+from typing import Any, TypeGuard
 
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.tasks import end_tasks
@@ -30,6 +30,19 @@ ECHO_SECONDS = 1.0
 what the whole process group has got already."""
 
 Previous = Callable[[int, FrameType | None], Any]
+
+_OF_LOOPS = frozenset({"asyncio.unix_events", "uvloop.loop"})
+"""Where the handlers live that stand for `loop.add_signal_handler`. The loop hears of a signal whoever handles it, so
+taking their place would keep no server waiting (granian, hypercorn)."""
+
+
+def _is_a_servers(handler: object) -> TypeGuard[Previous]:
+    """Return whether a handler does something when it is called, and something else than interrupting everything."""
+    return (
+        callable(handler)
+        and handler is not signal.default_int_handler
+        and getattr(handler, "__module__", None) not in _OF_LOOPS
+    )
 
 
 def drain_at_signal(manager: ConnectionManager) -> "SignalledDrain | None":
@@ -69,7 +82,7 @@ class SignalledDrain:
         self._managers.append(manager)
         for number in SIGNALS:
             previous = signal.getsignal(number)
-            if number not in self._previous and callable(previous) and previous is not signal.default_int_handler:
+            if number not in self._previous and _is_a_servers(previous):
                 self._previous[number] = previous
                 signal.signal(number, self._on_signal)
 

@@ -356,6 +356,24 @@ async def test_operations() -> None:
         assert sorted(journal) == ["None came", "None left: 1000 0 s", "refused: http_origin"]
 
 
+async def test_health_and_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRAIN_TOKEN", "secret")
+    async with served("health_and_drain") as site:
+        assert (await site.http.get("/health/live")).status_code == 200
+        assert (await site.http.get("/health/ready")).status_code == 200
+        async with site.connect("/ws/lobby") as ann:
+            await ann.send("hello")
+            assert await receive(ann) == "hello"
+            for headers, status in (({}, 422), ({"token": "guessed"}, 403)):
+                assert (await site.http.post("/drain", headers=headers)).status_code == status
+            assert (await site.http.get("/health/ready")).json()["ready"] is True
+            drained = await site.http.post("/drain", headers={"token": "secret"})
+            assert drained.status_code == 200
+            assert await close_code(ann) == 1012
+        assert (await site.http.get("/health/ready")).status_code == 503
+        assert await refusal(site.connect("/ws/lobby")) == 503
+
+
 async def test_settings() -> None:
     async with served("settings") as site, site.connect("/ws/a"):
         counted = (await site.http.get("/counters")).json()
