@@ -80,9 +80,9 @@ def _checked(origin: str) -> HttpOrigin | str:
     parsed = parse_origin(origin)
     if parsed is None or ANY in parsed.host:
         raise ConfigurationError(
-            f"{origin!r} is no HTTP origin: write scheme and host as browsers do, in lower case and without a path, such "
-            "as 'https://example.com' or 'http://localhost:5173', one for each subdomain, or '*' for every page in the "
-            "world"
+            f"{origin!r} is no HTTP origin: write scheme and host as browsers do, in lower case and without a path, "
+            "such as 'https://example.com' or 'http://localhost:5173', one for each subdomain, or '*' for every page "
+            "in the world"
         )
     return parsed
 

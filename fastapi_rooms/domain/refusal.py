@@ -45,7 +45,9 @@ class Answer(NamedTuple):
 
 
 HANDSHAKE_ANSWERS = {
-    Refusal.HTTP_ORIGIN: Answer(403, CloseCode.POLICY_VIOLATION, "Connections from this HTTP origin, or from none, are refused."),
+    Refusal.HTTP_ORIGIN: Answer(
+        403, CloseCode.POLICY_VIOLATION, "Connections from this HTTP origin, or from none, are refused."
+    ),
     Refusal.DRAINING: Answer(503, CloseCode.SERVICE_RESTART, "The server restarts."),
     Refusal.MAX_CONNECTIONS: Answer(503, CloseCode.TRY_AGAIN_LATER, "The server has too many connections."),
     Refusal.MAX_CONNECTIONS_PER_USER: Answer(429, CloseCode.TRY_AGAIN_LATER, "Too many connections of this user."),

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +13,16 @@ from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.backend_state import Gap
 from fastapi_rooms.domain.connection import Connection
+from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.refusal import Refusal
+from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.tasks import end_tasks
 
 logger = logging.getLogger("fastapi_rooms")
 
 Hook = Callable[..., object]
+
+LOG_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class Announcer:
         self._due: deque[tuple[Hook, tuple[Any, ...]]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None  # where the end-of-tick call is due; None: not due
         self._tasks: set[asyncio.Task[object]] = set()
+        self._failures_said: dict[int, Seldom] = {}  # by the id of each that has failed: it may not be hashable
 
     def tell(self, hook: Hook | None, *arguments: Any) -> None:
         """Call a hook at the end of this tick, if there is one."""
@@ -111,17 +116,23 @@ class Announcer:
             hook, arguments = self._due.popleft()
             try:
                 result = hook(*arguments)
-            except Exception:
-                logger.exception("the hook %r failed", hook)
+            except Exception as error:  # noqa: BLE001 - whatever an app's function raises
+                self._log_failure(hook, error)
             else:
                 if inspect.isawaitable(result):
-                    task = asyncio.get_running_loop().create_task(_finish(hook, result), name="fastapi_rooms hook")
+                    task = asyncio.get_running_loop().create_task(self._finish(hook, result), name="fastapi_rooms hook")
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
 
+    async def _finish(self, hook: Hook, result: Awaitable[object]) -> None:
+        try:
+            await result
+        except Exception as error:  # noqa: BLE001 - whatever an app's function raises
+            self._log_failure(hook, error)
 
-async def _finish(hook: Hook, result: Any) -> None:
-    try:
-        await result
-    except Exception:
-        logger.exception("the hook %r failed", hook)
+    def _log_failure(self, hook: Hook, error: Exception) -> None:
+        """Log what a hook raised, of each once a minute: clients decide how often one is called."""
+        said = self._failures_said.setdefault(id(hook), Seldom(LOG_SECONDS))
+        if said.is_due(asyncio.get_running_loop().time()):
+            name = getattr(hook, "__qualname__", repr(hook))
+            logger.error("the hook %s failed (said once a minute)", name, exc_info=error)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fastapi_rooms.domain.backend_state import BackendStatus
-from fastapi_rooms.domain.refusal import Refusal
 from fastapi_rooms.domain.stats import Stats
 
 MANAGER = "fastapi_rooms.manager"

@@ -11,11 +11,11 @@ one picks the wrong one.
 from base64 import urlsafe_b64decode
 from collections.abc import Collection, Iterable
 
-from fastapi import HTTPException
 from starlette.requests import HTTPConnection
 
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.engine.handshake import SUBPROTOCOL_KEY
+from fastapi_rooms.web.credentials import refuse_credentials
 
 MARKER = "bearer"
 """What is selected if nothing else can be."""
@@ -77,7 +77,7 @@ class BearerSubprotocol:
         secrets = [item for item in offered if _is_secret(item)]
         token = _token_in(secrets[0]) if len(secrets) == 1 else None
         if token is None and self._auto_error:
-            raise HTTPException(401, "not authenticated", {"WWW-Authenticate": "Bearer"})
+            refuse_credentials(connection, "Bearer", "not authenticated")
         return token
 
     def _selected(self, offered: Collection[str]) -> str | None:

@@ -15,16 +15,22 @@ STATE_KEY = "rooms"
 """Where the manager lies: `app.state.rooms`, and under this name in the lifespan state."""
 
 
+def find_manager(connection: HTTPConnection) -> ConnectionManager | None:
+    """Return the manager of the app; None if it has none, or its lifespan has not started."""
+    manager = connection.scope.get("state", {}).get(STATE_KEY)
+    if manager is None:
+        manager = getattr(connection.app.state, STATE_KEY, None)
+    return manager if isinstance(manager, ConnectionManager) else None
+
+
 async def get_manager(connection: HTTPConnection) -> ConnectionManager:
     """Return the manager of the app; in HTTP routes, WebSocket routes and mounted sub-apps.
 
     Raises:
         ConfigurationError: No extension is attached, or its lifespan has not started.
     """
-    manager = connection.scope.get("state", {}).get(STATE_KEY)
-    if manager is None:
-        manager = getattr(connection.app.state, STATE_KEY, None)
-    if isinstance(manager, ConnectionManager):
+    manager = find_manager(connection)
+    if manager is not None:
         return manager
     raise ConfigurationError(
         "this app has no rooms manager. Attach the extension with FastAPI(lifespan=rooms.lifespan), with "

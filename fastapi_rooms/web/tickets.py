@@ -19,6 +19,7 @@ from fastapi_rooms.domain.names import check_name
 from fastapi_rooms.domain.tickets import TICKET_BYTES, claim, claim_in, key_of
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.web.credentials import refuse_credentials
 from fastapi_rooms.web.dependencies import get_manager
 
 logger = logging.getLogger("fastapi_rooms")
@@ -128,7 +129,7 @@ class Tickets:
                 raise _unavailable() from error
         kept = None if data is None else claim_in(data)
         if kept is None or not kept.fits(connection.headers.get("origin")):
-            raise HTTPException(401, "a fresh ticket is needed", {"WWW-Authenticate": "Ticket"})
+            refuse_credentials(connection, "Ticket", "a fresh ticket is needed")
         return kept.user_id
 
     async def _store(self, connection: HTTPConnection) -> SupportsStore:

@@ -621,3 +621,20 @@ async def test_the_apps_own_exception_handlers_have_their_say(manager, handlers,
             await manager.connect(peer.websocket)
     kinds = [kind for kind in type(refusal.value).__mro__ if kind in handlers]
     assert (handlers[kinds[0]] if kinds else None) is found
+
+
+@pytest.mark.parametrize("function", [lambda: True, lambda connection: True, lambda connection, room, database: True])
+def test_a_function_that_cannot_be_asked_about_joins_is_found_at_once(function):
+    with pytest.raises(ConfigurationError, match=r"called with a connection and a room.*ws_route\(authorize_join"):
+        ConnectionManager(authorize_join=function)
+
+
+def test_what_nobody_knows_the_arguments_of_is_believed():
+    class Opaque:
+        __signature__ = None
+
+        def __call__(self, connection, room):
+            return True
+
+    assert ConnectionManager(authorize_join=Opaque()).active_connections == 0
+    assert ConnectionManager(authorize_join=max).active_connections == 0

@@ -103,7 +103,7 @@ async def test_who_has_no_token_or_several_is_refused_before_accept(stage, rooms
         response = await refused(server, "/ws", subprotocols=offered or None)
         assert response.status_code == 401
         assert response.headers["www-authenticate"] == "Bearer"
-        assert bytes(response.body) == b'{"detail":"not authenticated"}'
+        assert bytes(response.body) == b'{"detail":"Valid credentials are needed."}'
 
 
 async def test_a_token_may_be_left_out_where_that_is_allowed(stage, rooms):

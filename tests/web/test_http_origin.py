@@ -166,7 +166,7 @@ async def test_foreign_pages_are_refused_before_anything_else_happens(stage, loo
         for origin in FOREIGN:
             answer = await knock(server, path, ("Origin", origin))
             assert answer.status == 403, origin
-            assert answer.body == b'{"detail":"Pages of this origin may not connect."}'
+            assert answer.body == b'{"detail":"Connections from this HTTP origin, or from none, are refused."}'
             house.assert_nothing_ran()
         await until(lambda: len(house.refused) == len(FOREIGN))
         assert house.rooms.manager.counters.refused == {Refusal.HTTP_ORIGIN: len(FOREIGN)}
@@ -261,7 +261,7 @@ async def test_who_was_accepted_before_is_closed_with_1008(stage, wire, caplog):
     house = House(wire=wire)
     async with stage.plays(house.app) as server:
         async with server.client("/accepted", origin="https://evil.example") as client:
-            assert await client.closed() == (1008, "Pages of this origin may not connect.")
+            assert await client.closed() == (1008, "Connections from this HTTP origin, or from none, are refused.")
         house.assert_nothing_ran()
     assert_calm(caplog)
 
@@ -311,7 +311,7 @@ async def test_the_apps_own_exception_handler_decides_about_the_answer(stage, ki
             answer = await knock(server, path, ("Origin", "null"))
             assert (answer.status, answer.body) == (
                 418,
-                b'{"mine":"http_origin","detail":"Pages of this origin may not connect."}',
+                b'{"mine":"http_origin","detail":"Connections from this HTTP origin, or from none, are refused."}',
             )
         house.assert_nothing_ran()
     assert not [record for record in caplog.records if record.exc_info]
@@ -366,7 +366,7 @@ async def test_wsproto_is_calm_as_well(caplog):
     house = House()
     with live(house.app, ws="wsproto") as server:
         answer = await knock(server, "/route", ("Origin", "null"))
-        assert (answer.status, answer.body) == (403, b'{"detail":"Pages of this origin may not connect."}')
+        assert (answer.status, answer.body) == (403, b'{"detail":"Connections from this HTTP origin, or from none, are refused."}')
         await until(lambda: not server.uvicorn.server_state.tasks)
     assert_calm(caplog)
 

@@ -249,7 +249,7 @@ async def test_one_room_too_many_and_names_that_are_none_are_error_frames(stage,
             assert await client.receive_json() == {"type": "error", "code": "invalid_name"}
         await client.send("b")
         assert await client.receive_json() == ["a", "b"]
-        assert rooms.manager.counters.refused == {Refusal.MAX_ROOMS: 1}
+        assert rooms.manager.counters.refused == {Refusal.MAX_ROOMS: 1, Refusal.INVALID_NAME: 5}
 
 
 @pytest.mark.parametrize("path", ["/ws/a%0Ab", "/ws/" + "x" * 256, "/ws/e%CC%81", "/ws/%7F", "/ws/%E2%80%A8"])

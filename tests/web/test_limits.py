@@ -173,7 +173,7 @@ async def test_the_apps_own_limiter_is_asked_for_connects_and_messages(stage, wi
         async with server.client(f"{path}?name=broken") as client:
             await client.send("x")
             assert await client.receive() == "1"
-    assert rooms.manager.stats().refused == {Refusal.LIMITER: 1}
+    assert rooms.manager.counters.refused == {Refusal.LIMITER: 1}
 
 
 # Connections
@@ -190,7 +190,7 @@ async def test_a_full_node_says_so_before_accept(stage, loop, caplog):
         await until(lambda: rooms.manager.stats().connections == 0)
         async with server.client("/handler"):
             await until(lambda: rooms.manager.active_connections == 1)
-    assert rooms.manager.stats().refused == {Refusal.MAX_CONNECTIONS: 1}
+    assert rooms.manager.counters.refused == {Refusal.MAX_CONNECTIONS: 1}
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 

@@ -182,7 +182,7 @@ async def test_whatever_is_wrong_the_answer_is_the_same(stage, site):
         answers["old"] = await is_refused(server, old)
     assert len({without_dates(answer) for answer in answers.values()}) == 1, answers
     status, body, headers = answers["used"]
-    assert (status, body) == (401, b'{"detail":"a fresh ticket is needed"}')
+    assert (status, body) == (401, b'{"detail":"Valid credentials are needed."}')
     assert ("www-authenticate", "Ticket") in [(name.lower(), value) for name, value in headers]
 
 

@@ -1,0 +1,28 @@
+"""What who shows no good credentials is answered."""
+
+from typing import NoReturn
+
+from fastapi import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket
+
+from fastapi_rooms.web.dependencies import find_manager
+
+
+def refuse_credentials(connection: HTTPConnection, challenge: str, detail: str) -> NoReturn:
+    """Refuse with 401; a handshake is counted, too, and nothing about it goes to the server's log.
+
+    Args:
+        connection: The request, or the WebSocket.
+        challenge: What kind of credentials are wanted.
+        detail: What a request is told.
+
+    Raises:
+        HTTPException: It is a request, or the app has no manager.
+        HandshakeRefused: It is a WebSocket that is not accepted yet.
+        WebSocketException: It is one that the app has accepted.
+    """
+    manager = find_manager(connection)
+    if isinstance(connection, WebSocket) and manager is not None:
+        manager.refuse_credentials(connection, challenge)
+    raise HTTPException(401, detail, {"WWW-Authenticate": challenge})
