@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+AGAIN_SECONDS = 1.0
+"""After how long who has swallowed its cancellation is cancelled again."""
+
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel tasks and wait for their end, again and again if they do not obey; tasks of other loops are left alone."""
@@ -11,4 +14,4 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
     while here := [task for task in tasks if task.get_loop() is loop and not task.done()]:
         for task in here:
             task.cancel()
-        await asyncio.wait(here)
+        await asyncio.wait(here, timeout=AGAIN_SECONDS)

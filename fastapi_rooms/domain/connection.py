@@ -118,6 +118,7 @@ class Connection:
         "_connection_id",
         "_expires_at",
         "_is_announced",
+        "_made_at",
         "_outbox",
         "_owner",
         "_phase",
@@ -132,16 +133,16 @@ class Connection:
     def __init__(self, websocket: "WebSocket") -> None:
         self.websocket = websocket
         self._connection_id = urandom(16).hex()
-        self.connected_at = datetime.now(UTC)
+        self._made_at = self.connected_at = datetime.now(UTC)
         self.metadata: dict[str, Any] = {}
         self._user_id: str | None = None  # set by the manager's connect
         self._rooms: set[str] = set()  # written by the registry alone
-        self._phase = Phase.NEW  # written by the manager alone
-        self._owner: Owner | None = None  # set by the manager's connect
-        self._outbox: Outbox  # set by the manager's connect; every registered connection has one
+        self._phase = Phase.NEW  # written by `engine/lifecycle.py` alone
+        self._owner: Owner | None = None  # set when it is opened
+        self._outbox: Outbox  # set when it is opened: every registered connection has one
         self._reader: Any = None  # set by the engine when somebody asks for the messages
         self._authorize_join: Callable[[Connection, str], object] | None = None  # of its route, if that has one
-        self._expires_at: datetime | None = None  # written by the timekeeper; None: never
+        self._expires_at: datetime | None = None  # written by `connect` and the timekeeper; None: never
         self._is_announced = False  # the app was told that it is connected, and not yet that it is no more
         self._close_code: int | None = None  # set once, by whoever first knows
         self._close_reason = ""

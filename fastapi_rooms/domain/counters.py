@@ -20,7 +20,8 @@ class Counters:
     slow_consumers: int = 0
     """Connections closed with 1013 because their outbox overflowed."""
     aborted: int = 0
-    """Connections aborted because they took no byte for `send_timeout`."""
+    """Connections aborted because they took no byte for `send_timeout`, asked for more pongs than they took, or had not
+    taken everything when a drain was over."""
     invalid_messages: int = 0
     """Messages of clients that did not fit the type that the handler takes."""
     oversized_messages: int = 0

@@ -17,7 +17,7 @@ def check_name(kind: str, name: str) -> str:
 
     Raises:
         ConfigurationError: It is no str.
-        InvalidName: It is empty, too long, holds what cannot be seen, or could be spelt in two ways.
+        InvalidName: It is empty, too long, holds a control character, or could be spelt in two ways.
     """
     is_text: bool = isinstance(name, str)  # asked at run time, too: numbers are easily passed
     if not is_text:

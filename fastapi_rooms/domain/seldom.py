@@ -8,7 +8,7 @@ class Seldom:
         seconds: How much time passes at least between two times.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float = 60.0) -> None:
         self._seconds = seconds
         self._next = float("-inf")
 

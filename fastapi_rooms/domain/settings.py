@@ -100,8 +100,8 @@ class RoomsSettings(BaseModel):
     heartbeat_timeout: Seconds = 10.0
     """How long a client may take to answer a ping message before it is closed with 4408."""
     drain_timeout: Seconds | None = 10.0
-    """Over how many seconds connections are closed when the server is told to stop. None: the server closes them all at
-    once."""
+    """Within how many seconds connections are closed when the server is told to stop: about 100 a second, or more if
+    they are many. None: the server closes them all at once."""
     revocation_seconds: Seconds | None = 3_600.0
     """How long `close_user` is kept for nodes that are cut off and come back. None: it is not kept."""
     disconnect_grace: Seconds = 5.0

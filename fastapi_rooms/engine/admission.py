@@ -35,7 +35,15 @@ must not block."""
 
 RETRY_SECONDS = 5.0
 """When to come again where nobody knows when there will be room."""
-LOG_SECONDS = 60.0
+
+
+def in_a_loop() -> bool:
+    """Return whether an event loop is running here."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def check_takes_two(authorize_join: Callable[..., object]) -> None:
@@ -67,6 +75,7 @@ class Admission:
         announcer: Who tells it.
         authorize_join: The app's word on joins, where a connection has none of its own.
         limiter: The app's word on everything else.
+        drains_for: Returns for how long the node still drains, in seconds; None: it does not.
     """
 
     def __init__(
@@ -78,6 +87,7 @@ class Admission:
         announcer: Announcer,
         authorize_join: AuthorizeJoin | None,
         limiter: Limiter | None,
+        drains_for: Callable[[], float | None],
     ) -> None:
         self._settings = settings
         self._counters = counters
@@ -88,13 +98,13 @@ class Admission:
             check_takes_two(authorize_join)
         self._authorize_join = authorize_join
         self._limiter = limiter
+        self._drains_for = drains_for
         self._allowed_origins = check_allowed(settings.allowed_origins)
-        self._origins_said = Seldom(LOG_SECONDS)
-        self._limiter_said = Seldom(LOG_SECONDS)
-        self._join_said = Seldom(LOG_SECONDS)
+        self._origins_said = Seldom()
+        self._limiter_said = Seldom()
+        self._join_said = Seldom()
         # About whom the app is asked before they connect. The event, if somebody waits for it, is set afterwards.
         self._asking: dict[Connection, asyncio.Event | None] = {}
-        self.closes_at: float | None = None  # loop time at which a drain ends; written by it. None: none has begun
 
     def check_handshake(self, websocket: WebSocket) -> None:
         """Refuse foreign pages, and everybody while the node is being stopped.
@@ -102,7 +112,10 @@ class Admission:
         Raises:
             HandshakeRefused: It is refused.
             WebSocketException: It is refused, but the app has accepted it.
+            ConfigurationError: It was called in a thread, as a dependency without `async` is.
         """
+        if not in_a_loop():
+            raise ConfigurationError("check_handshake was called in a thread: write `async def` for the dependency")
         self._check_drain(websocket)
         headers = websocket.headers
         origins = headers.getlist("origin")
@@ -143,6 +156,10 @@ class Admission:
             if self._limiter_said.is_due(asyncio.get_running_loop().time()):
                 logger.exception("the limiter failed: %s was let through (said once a minute)", action)
             return True
+
+    def is_asked_about(self, connection: Connection) -> bool:
+        """Return whether the app is being asked about a connection, which is in no registry yet."""
+        return connection in self._asking
 
     async def wait_while_asked(self, connection: Connection) -> None:
         """Wait while `check_connect` asks the app about a connection for somebody else."""
@@ -199,7 +216,10 @@ class Admission:
         """
         settings, registry = self._settings, self._registry
         websocket, user_id = connection.websocket, connection.user_id
-        if settings.max_connections is not None and len(registry) >= settings.max_connections:
+        if (
+            settings.max_connections is not None
+            and len(registry) + self._others_asked(connection) >= settings.max_connections
+        ):
             self._refuse(websocket, Refusal.MAX_CONNECTIONS, user_id=user_id, retry_after=RETRY_SECONDS)
         of_user = settings.max_connections_per_user
         if of_user is not None and user_id is not None and len(registry.of_user(user_id)) >= of_user:
@@ -251,9 +271,13 @@ class Admission:
                 "RoomsSettings(max_rooms_per_connection=...)"
             )
 
+    def _others_asked(self, connection: Connection) -> int:
+        """Return about how many others the app is being asked: most of them will come in."""
+        return len(self._asking) - (connection in self._asking)
+
     def _check_drain(self, websocket: WebSocket) -> None:
-        if self.closes_at is not None:
-            left = self.closes_at - asyncio.get_running_loop().time()
+        left = self._drains_for()
+        if left is not None:
             self._refuse(websocket, Refusal.DRAINING, retry_after=left)
 
     def _asks(self, connection: Connection) -> bool:

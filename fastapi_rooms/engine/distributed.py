@@ -11,6 +11,7 @@ from fastapi_rooms.backends.contract import Backend, SupportsStore
 from fastapi_rooms.backends.redis.backend import RedisBackend
 from fastapi_rooms.backends.redis.places import Source
 from fastapi_rooms.domain.backend_state import BackendStatus, Gap
+from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.envelope import (
     EVERYBODY,
     Envelope,
@@ -23,18 +24,17 @@ from fastapi_rooms.domain.envelope import (
 from fastapi_rooms.domain.errors import BackendUnavailable, ManagerNotStarted
 from fastapi_rooms.domain.messages import Close, Message
 from fastapi_rooms.domain.registry import Left
+from fastapi_rooms.domain.revocation import Revocation
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.admission import AuthorizeJoin, Limiter
 from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.references import NOBODY
-from fastapi_rooms.engine.revocations import Revocations
 from fastapi_rooms.telemetry.telemetry import start_telemetry
 
 logger = logging.getLogger("fastapi_rooms")
 
-LOG_SECONDS = 60.0
 
 BackendSource = Source | Backend
 """How other nodes are reached: a Redis URL, a client of `redis.asyncio`, or any other backend."""
@@ -86,19 +86,13 @@ class DistributedWebSocketManager(ConnectionManager):
     ) -> None:
         super().__init__(settings, authorize_join=authorize_join, limiter=limiter, hooks=hooks)
         self._backend = redis_url if isinstance(redis_url, Backend) else RedisBackend(redis_url, self.settings)
-        seconds = self.settings.revocation_seconds
-        store = self.store
-        self._revocations = (
-            Revocations(store, seconds, self._registry, self._lifecycle.close)
-            if seconds is not None and store is not None
-            else None
-        )
+        self._revocations.store = self.store
         self._on_gap = on_gap
         self._node_id = uuid4().hex
         self._was_started = False
         self._lock = asyncio.Lock()  # held while the backend starts or stops, on `_lock_loop`
         self._lock_loop: asyncio.AbstractEventLoop | None = None  # where it last started or stopped; None: nowhere yet
-        self._failures_said = Seldom(LOG_SECONDS)
+        self._failures_said = Seldom()
         self._unanswered: set[asyncio.Future[Any]] = set()  # publishes that no sender waits for
 
     def __repr__(self) -> str:
@@ -134,6 +128,7 @@ class DistributedWebSocketManager(ConnectionManager):
             BackendUnavailable: It is required, and was not there. Nothing is left running.
         """
         async with self._changing():
+            await self._drain.stop()  # that of a stop which was cancelled
             self._backend.subscribe((EVERYBODY,))
             await self._backend.start(self._node_id, _Ear(self._hear, self._missed), required=required)
             self._telemetry = start_telemetry(self.stats, self._telemetry)
@@ -151,9 +146,9 @@ class DistributedWebSocketManager(ConnectionManager):
             loop = asyncio.get_running_loop()
             if unanswered := [told for told in self._unanswered if told.get_loop() is loop]:
                 await asyncio.wait(unanswered)
-            if self._revocations is not None:
-                await self._revocations.stop()
+            await self._revocations.stop()
             await self._announcer.stop()
+            await self._drain.stop()
             self._stop_telemetry()
 
     # What it does beside the manager of one node
@@ -242,6 +237,8 @@ class DistributedWebSocketManager(ConnectionManager):
 
     def _hear(self, envelope: Envelope) -> None:
         here = self._registry.outboxes(envelope.target)
+        if envelope.target.kind is TargetKind.USER and isinstance(envelope.content, Close):
+            self._revocations.note(envelope.target.name, envelope.content)
         if self._telemetry is None:
             self._deliver(here, envelope.content, envelope.excluded)
         else:
@@ -254,14 +251,29 @@ class DistributedWebSocketManager(ConnectionManager):
             gap.until.isoformat(timespec="milliseconds"),
             len(gap.rooms),
         )
-        if self._revocations is not None:
-            self._revocations.apply_soon()
+        self._revocations.apply_soon(gap.users)
         self._announcer.tell(self._on_gap, gap)
         self._announcer.tell(self._hooks.gap, gap)
 
-    async def _revoke(self, user_id: str, close: Close) -> None:
-        if self._revocations is not None:
-            await self._answer(self._revocations.keep(user_id, close))
+    async def _close_user(self, target: Target, close: Close, revocation: Revocation) -> int:
+        self._check_started()
+        # Both leave in this tick, and whoever is too late for the one finds the other.
+        kept = self._revocations.keep_soon(target.name, revocation)
+        reached = await self._send(target, close)
+        if kept is not None and self.settings.publish_failure == "raise":
+            try:
+                await asyncio.shield(kept)
+            except BackendUnavailable as error:
+                raise BackendUnavailable(
+                    f"the user was closed on all nodes that hear, but that is not kept for others: {error}. Close the "
+                    "user again later"
+                ) from error
+        return reached
+
+    async def _recheck(self, connection: Connection) -> None:
+        assert connection.user_id is not None, "whoever is the first of a user has one"
+        await self._revocations.look_up(connection.user_id)
+        self._check_not_revoked(connection)
 
     def _backend_status(self) -> BackendStatus:
         return self.status

@@ -9,12 +9,12 @@ from itertools import islice
 
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Outbox
+from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.envelope import EVERYBODY
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.settings import RoomsSettings
-from fastapi_rooms.engine.admission import Admission
 from fastapi_rooms.engine.flusher import Flusher
 from fastapi_rooms.tasks import end_tasks
 
@@ -37,11 +37,11 @@ RESTARTING = Close(CloseCode.SERVICE_RESTART, "restarting")
 
 
 class Drain:
-    """Owns the task that drains.
+    """Owns the task that drains, and the fact that nobody is let in meanwhile.
 
     Args:
         settings: How long it takes.
-        admission: Who is let in: nobody, once a drain has begun.
+        counters: Where is counted who is aborted.
         registry: Who is here.
         flusher: Who knows when everything is written, and aborts the rest.
         close: Called to close some.
@@ -50,17 +50,28 @@ class Drain:
     def __init__(
         self,
         settings: RoomsSettings,
-        admission: Admission,
+        counters: Counters,
         registry: Registry,
         flusher: Flusher,
         close: Callable[[Collection[Outbox], Close], object],
     ) -> None:
         self._settings = settings
-        self._admission = admission
+        self._counters = counters
         self._registry = registry
         self._flusher = flusher
         self._close = close
         self._task: asyncio.Task[None] | None = None  # None: none has begun since the last `stop`
+        self._closes_at = 0.0  # time of the loop below at which it ends
+        self._loop: asyncio.AbstractEventLoop | None = None  # where nobody is let in; None: everybody is
+
+    @property
+    def is_on(self) -> bool:
+        """Whether new connections are refused. What began on a loop that is closed counts no more."""
+        return self._loop is not None and not self._loop.is_closed()
+
+    def seconds_left(self) -> float | None:
+        """Return after how long somebody else may let in who comes now; None: this node does."""
+        return self._closes_at - self._loop.time() if self._loop is not None and self.is_on else None
 
     async def run(self, seconds: float | None = None) -> None:
         """Drain, or wait for the drain that has begun; cancelling this does not cancel that.
@@ -72,28 +83,37 @@ class Drain:
             seconds = self._settings.drain_timeout or DEFAULT_SECONDS
         if not 0 < seconds < math.inf:
             raise ConfigurationError(f"drain takes a number of seconds above 0, not {seconds!r}")
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(
-                self._drain(seconds), name="fastapi_rooms drain", context=Context()
-            )
+        loop = asyncio.get_running_loop()
+        if self._task is None or self._task.get_loop() is not loop:
+            self._task = loop.create_task(self._drain(seconds), name="fastapi_rooms drain", context=Context())
         if not self._task.done():
             await asyncio.wait([self._task])
 
+    async def interrupt(self, seconds: float) -> None:
+        """Refuse new connections until `stop`, which is expected within `seconds`, and end the drain that has begun."""
+        self._refuse(seconds)
+        if self._task is not None:
+            await end_tasks([self._task])
+
     async def stop(self) -> None:
         """End a drain, and let connections in again: the manager may be used again."""
-        task, self._task = self._task, None
-        if task is not None:
-            await end_tasks([task])
-        self._admission.closes_at = None
+        if self._task is not None:
+            await end_tasks([self._task])
+        self._task = self._loop = None
+
+    def _refuse(self, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._closes_at = self._loop.time() + seconds
 
     async def _drain(self, seconds: float) -> None:
         clock = asyncio.get_running_loop().time
         began = clock()
-        self._admission.closes_at = began + seconds  # from now on nobody comes
+        self._refuse(seconds)  # from now on nobody comes
         there_were = len(self._registry)
         logger.info("draining: %d connections, within %g s", there_were, seconds)
         size = max(MIN_BATCH, math.ceil(there_were / max(1, int(seconds * SPREAD / BATCH_SECONDS))))
-        while len(self._registry):
+        is_late = False
+        while len(self._registry) and not is_late:  # who is left after the last batch could not be closed
             is_late = clock() - began >= seconds * SPREAD
             everybody = self._registry.outboxes(EVERYBODY)
             self._close(list(everybody if is_late else islice(everybody, size)), RESTARTING)
@@ -103,4 +123,6 @@ class Drain:
         if await self._flusher.wait_until_written(deadline - clock()):
             await self._flusher.wait_until_left(min(ANSWER_SECONDS, deadline - clock()))
         aborted = self._flusher.abort_rest()
-        logger.info("drained: %d connections closed, %d aborted, in %.1f s", there_were, aborted, clock() - began)
+        self._counters.aborted += aborted
+        took = clock() - began
+        logger.info("drained: %d connections closed, %d of them aborted, in %.1f s", there_were, aborted, took)

@@ -22,8 +22,6 @@ logger = logging.getLogger("fastapi_rooms")
 
 Hook = Callable[..., object]
 
-LOG_SECONDS = 60.0
-
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
@@ -132,7 +130,7 @@ class Announcer:
 
     def _log_failure(self, hook: Hook, error: Exception) -> None:
         """Log what a hook raised, of each once a minute: clients decide how often one is called."""
-        said = self._failures_said.setdefault(id(hook), Seldom(LOG_SECONDS))
+        said = self._failures_said.setdefault(id(hook), Seldom())
         if said.is_due(asyncio.get_running_loop().time()):
             name = getattr(hook, "__qualname__", repr(hook))
             logger.error("the hook %s failed (said once a minute)", name, exc_info=error)

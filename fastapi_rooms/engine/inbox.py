@@ -33,6 +33,11 @@ class Inbox:
         self._queued_bytes += size
         _wake(self._consumer)
 
+    def put_back(self, payload: Payload, size: int) -> None:
+        """Queue in front of all others what was taken and not handled, even if the inbox is full or has ended."""
+        self._queue.insert(0, (payload, size))
+        self._queued_bytes += size
+
     async def get(self) -> Payload | None:
         """Take the next payload, in order; None once the inbox has ended and is empty."""
         while not self._queue:

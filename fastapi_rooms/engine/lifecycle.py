@@ -7,15 +7,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from fastapi_rooms.domain.close_codes import ABNORMAL
-from fastapi_rooms.domain.connection import Connection, Owner, Phase
+from fastapi_rooms.domain.connection import Connection, Owner, Phase, Verdict
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.envelope import Target, room_target, user_target
 from fastapi_rooms.domain.messages import Close, Message
+from fastapi_rooms.domain.refusal import Refusal
 from fastapi_rooms.domain.registry import Left, Registry
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.flusher import Flusher
 from fastapi_rooms.engine.hooks import Announcer, Disconnected, Hooks
 from fastapi_rooms.engine.outbox import ENDED, Outbox
+from fastapi_rooms.engine.refusals import refuse
 from fastapi_rooms.engine.timekeeper import Timekeeper
 from fastapi_rooms.engine.wires import choose_wire
 
@@ -36,6 +38,7 @@ class Lifecycle:
         announcer: Who tells it.
         follow: Waits until this node hears about rooms and users.
         unfollow: Called with what has no connections here any more.
+        recheck: Looks again whether a user may come in, once nothing is missed any more; raises if not.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Lifecycle:
         announcer: Announcer,
         follow: Callable[[Collection[Target]], Awaitable[None]],
         unfollow: Callable[[Left | None], None],
+        recheck: Callable[[Connection], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._counters = counters
@@ -55,6 +59,7 @@ class Lifecycle:
         self._announcer = announcer
         self._follow = follow
         self._unfollow = unfollow
+        self._recheck = recheck
         # Registered, but the handshake is being answered. The event, if somebody waits for that, is set afterwards.
         self.opening: dict[Connection, asyncio.Event | None] = {}
         self.flusher = Flusher(
@@ -88,11 +93,15 @@ class Lifecycle:
         connection._owner, connection._outbox, connection._phase = owner, outbox, Phase.OPENING
         self.opening[connection] = None
         self.flusher.watch(outbox)
-        self._registry.add(connection, address)
+        is_first = self._registry.add(connection, address)
         if room is not None:
             self._registry.join(connection, room)
         try:
             await self._follow(targets)
+            if is_first and connection in self.opening:
+                await self._recheck(connection)
+            if outbox.is_done and connection._phase is Phase.ENDED:  # the manager was stopped
+                refuse(connection.websocket, Refusal.DRAINING)
             await answer_handshake()
         except BaseException:
             self.end(connection, Phase.GONE, None)
@@ -130,8 +139,11 @@ class Lifecycle:
     def _remove(self, connection: Connection) -> bool:
         """Take a connection out of the registry; False if that has happened."""
         left = self._registry.remove(connection)
-        self._unfollow(left)
         self.timekeeper.end(connection)
+        try:
+            self._unfollow(left)
+        except Exception:  # whatever a backend raises: who has ended has to end, and others after it
+            logger.exception("closing %r failed", connection)
         return left is not None
 
     def _announce_end(self, connection: Connection) -> None:
@@ -199,5 +211,5 @@ class Lifecycle:
         logger.info("%r: %s, closed with %d", connection, close.reason, close.code)
         self.close(connection, close)
 
-    def _offer(self, connection: Connection, message: Message) -> None:
-        connection._outbox.offer(message)
+    def _offer(self, connection: Connection, message: Message) -> bool:
+        return connection._outbox.offer(message) is Verdict.ACCEPTED

@@ -17,6 +17,7 @@ from fastapi_rooms.domain.errors import ConfigurationError, NotConnectedError
 from fastapi_rooms.domain.incoming import Decoder, decoder_for
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
 from fastapi_rooms.domain.registry import Left, Registry
+from fastapi_rooms.domain.revocation import Revocation
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.domain.stats import Stats
 from fastapi_rooms.engine.admission import Admission, AuthorizeJoin, Limiter
@@ -28,6 +29,7 @@ from fastapi_rooms.engine.lifecycle import Lifecycle
 from fastapi_rooms.engine.reader import Reader, Readers
 from fastapi_rooms.engine.received import Received
 from fastapi_rooms.engine.references import NOBODY, SCOPE_KEY, Excluded, Reference, connection_of, ids
+from fastapi_rooms.engine.revocations import Revocations
 from fastapi_rooms.engine.timekeeper import Expiry, as_datetime
 from fastapi_rooms.tasks import end_tasks
 from fastapi_rooms.telemetry.telemetry import Telemetry, start_telemetry
@@ -48,8 +50,8 @@ class ConnectionManager:
 
     **Order** per connection is the order of the calls, whatever mix of rooms, users and broadcasts.
 
-    **Cancellation**: apart from `connect` and `stop`, no method waits for anything that can be slow; once called, its
-    effect is complete.
+    **Cancellation**: the methods that wait for something that can be slow are `connect`, `join_room` where the app is
+    asked, `caught_up`, `closed`, `drain` and `stop`; each of the others has had its effect once it is called.
 
     Not thread-safe: call it from the event loop that serves the connections.
 
@@ -79,9 +81,6 @@ class ConnectionManager:
         self._announcer = Announcer()
         self._counters = Counters()
         self._registry = Registry()
-        self._admission = Admission(
-            self.settings, self._counters, self._registry, self._hooks, self._announcer, authorize_join, limiter
-        )
         self._lifecycle = Lifecycle(
             self.settings,
             self._counters,
@@ -90,12 +89,26 @@ class ConnectionManager:
             self._announcer,
             self._follow,
             self._unfollow,
+            self._recheck,
+        )
+        self._revocations = Revocations(
+            self.settings.revocation_seconds, self.settings.probe_interval, self._registry, self._lifecycle.close
         )
         self._flusher = self._lifecycle.flusher
-        self._readers = Readers(self.settings, self._counters, None if limiter is None else self._admission.ask_limiter)
         delivery = Delivery(self._counters, self._registry, self._lifecycle, self._hooks, self._announcer)
         self._deliver = delivery.deliver
-        self._drain = Drain(self.settings, self._admission, self._registry, self._flusher, delivery.close)
+        self._drain = Drain(self.settings, self._counters, self._registry, self._flusher, delivery.close)
+        self._admission = Admission(
+            self.settings,
+            self._counters,
+            self._registry,
+            self._hooks,
+            self._announcer,
+            authorize_join,
+            limiter,
+            self._drain.seconds_left,
+        )
+        self._readers = Readers(self.settings, self._counters, None if limiter is None else self._admission.ask_limiter)
         self._telemetry: Telemetry | None = None  # from start to stop, if OpenTelemetry is set up by then
 
     def __repr__(self) -> str:
@@ -123,7 +136,7 @@ class ConnectionManager:
     @property
     def is_draining(self) -> bool:
         """Whether this node refuses new connections, since it is being stopped."""
-        return self._admission.closes_at is not None
+        return self._drain.is_on
 
     def stats(self) -> Stats:
         """Return how this node is doing, in one snapshot. Takes about 0.2 ms per thousand connections."""
@@ -185,7 +198,10 @@ class ConnectionManager:
             connection.metadata.update(metadata or {})
             connection._expires_at = None if expires_at is None else as_datetime(expires_at)
             connection._authorize_join = authorize_join
+            self._admission.check_limits(connection)  # before the app is asked, which may cost it something
             await self._admission.check_connect(connection, room)
+        if connection._phase is Phase.NEW:  # nobody has forgotten it meanwhile
+            self._check_not_revoked(connection)
             address = self._admission.check_limits(connection)
             await self._lifecycle.open(connection, self, room, address, lambda: accept(websocket, subprotocol, headers))
             return connection
@@ -229,12 +245,14 @@ class ConnectionManager:
         The Connection keeps the `rooms` it was in, so that they can be told.
         """
         connection = self._meant(websocket)
+        if connection is not None and connection._phase is Phase.NEW and self._admission.is_asked_about(connection):
+            connection._phase = Phase.GONE  # and whoever connects it learns that it has ended
         if connection is None or connection._owner is not self or connection._phase is Phase.GONE:
             return None
         self._lifecycle.end(connection, Phase.GONE, None)
         # No cycle keeps it, and the server's protocol object with it, until the garbage collector comes.
         connection.websocket.scope[SCOPE_KEY] = None
-        connection._reader = None
+        connection._reader = connection._authorize_join = None
         return connection
 
     async def join_room(self, websocket: Reference, room: str, *, authorize: bool = True) -> bool:
@@ -367,14 +385,12 @@ class ConnectionManager:
     async def close_user(self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> int:
         """Close all connections of a user; return how many. See `close`.
 
-        On many nodes it is also kept for `revocation_seconds`, so that a node that was cut off closes them when it is
+        A handshake that began before is refused with 401, also if its credentials were good when they were checked. On
+        many nodes it is also kept for `revocation_seconds`, so that a node that was cut off closes them when it is
         back.
         """
         target, close = user_target(user_id), Close(code, reason)
-        try:
-            return await self._send(target, close)
-        finally:
-            await self._revoke(user_id, close)
+        return await self._close_user(target, close, self._revocations.note(user_id, close))
 
     async def close_room(self, room: str, code: int = CloseCode.NORMAL, reason: str = "") -> int:
         """Close all members of a room; return how many. See `close`."""
@@ -423,33 +439,40 @@ class ConnectionManager:
         Args:
             required: Fail if what is needed is not there, where the manager could begin without it.
         """
+        await self._drain.stop()  # that of a stop which was cancelled
         self._telemetry = start_telemetry(self.stats, self._telemetry)
 
     async def drain(self, seconds: float | None = None) -> None:
         """Refuse new connections with 503, and close those that are here with 1012, a few at a time.
 
-        What was sent to them goes out first. Returns when the last one is written, and after `seconds` at the latest;
-        who has not taken everything by then is aborted. Called again meanwhile, it waits for the same end. A server
-        that is told to stop does this by itself under uvicorn: see `RoomsExtension`.
+        What was sent to them goes out first. Returns when the last one is written and has had half a second to answer,
+        and after `seconds` at the latest, or a quarter of a second later where the loop was blocked until then; who has
+        not taken everything by then is aborted. Called again meanwhile, it waits for the same end. A server that is
+        told to stop does this by itself under uvicorn: see `RoomsExtension`.
 
         **Cancellation** of the call leaves the drain going on; `stop` ends it.
 
         Args:
             seconds: Over how long; None: `drain_timeout`, or 10 if there is none.
+
+        Raises:
+            ConfigurationError: `seconds` is not above 0, or without end.
         """
         await self._drain.run(seconds)
 
     async def stop(self) -> None:
         """Close what is left with 1012 and end everything that runs. Can be used again afterwards.
 
-        Returns when all outboxes are written and closed, or after `send_timeout`; then the rest is aborted.
+        Returns when all outboxes are written and closed, or after `send_timeout`; then the rest is aborted. New
+        connections are refused until then. Cancelled, it is half done: call it again.
         """
         await self._end_everybody()
         await self._announcer.stop()
+        await self._drain.stop()
         self._stop_telemetry()
 
     async def _end_everybody(self) -> None:
-        await self._drain.stop()
+        await self._drain.interrupt(self.settings.send_timeout)  # who came now would go without a close frame
         await self._send_here(self._registry.outboxes(EVERYBODY), Close(CloseCode.SERVICE_RESTART))
         await self._flusher.settle(self.settings.send_timeout)
         await end_tasks(self._readers.tasks)
@@ -460,6 +483,11 @@ class ConnectionManager:
             telemetry.stop(self.stats())
 
     # Reaching connections
+
+    def _check_not_revoked(self, connection: Connection) -> None:
+        user_id = connection.user_id
+        if user_id is not None and self._revocations.is_revoked(user_id, connection._made_at):
+            self.refuse_credentials(connection.websocket)
 
     def _find(self, target: Reference) -> Connection | None:
         """Return the registered connection that is meant."""
@@ -498,8 +526,16 @@ class ConnectionManager:
     def _unfollow(self, left: Left | None) -> None:
         """Stop hearing about what has no connections here any more. A seam."""
 
-    async def _revoke(self, user_id: str, close: Close) -> None:
-        """Keep for nodes that are cut off that a user was closed. A seam."""
+    async def _close_user(self, target: Target, close: Close, revocation: Revocation) -> int:  # noqa: ARG002
+        """Close the connections of a user. A seam: one node has nobody for whom to keep it."""
+        return await self._send(target, close)
+
+    async def _recheck(self, connection: Connection) -> None:
+        """Look again, when it is certain that nothing is missed any more, whether a user may come in. A seam.
+
+        Raises:
+            HandshakeRefused: The user was closed meanwhile.
+        """
 
     def _backend_status(self) -> BackendStatus | None:
         """Return whether this node hears the others. A seam."""

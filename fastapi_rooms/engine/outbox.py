@@ -201,7 +201,7 @@ class Outbox:
         """Drop everything and end the socket without a close frame."""
         self._seal(None)
         self._drop_queue()
-        if self._task is not None:
+        if self._task is not None and not self._task.get_loop().is_closed():
             self._task.cancel()
         if self._wire is not None:
             self._wire.abort()

@@ -89,9 +89,11 @@ class Reader:
         "_full_at",
         "_inbox",
         "_on_end",
+        "_owed",
         "_owner",
         "_readers",
         "has_ended",
+        "has_given_up",
         "is_awaited",
         "is_inline",
         "received",
@@ -100,6 +102,7 @@ class Reader:
 
     def __init__(self, connection: Connection, owner: Owner, readers: Readers) -> None:
         self.has_ended = False  # nothing more will come
+        self.has_given_up = False  # nor is what came handled any more: this node has ended the connection, by `end`
         self.is_awaited = False  # somebody waits for the next message; written by `Received`
         self.is_inline = False  # that somebody receives by itself; written by `Received`
         self.task: asyncio.Task[None] | None = None  # set by `start`; None: whoever waits reads inline
@@ -110,6 +113,7 @@ class Reader:
         self._on_end: Callable[[], object] | None = None  # set by `call_at_end`
         self._inbox: Inbox | None = None  # made when a task reads: who reads inline has nothing that waits
         self._full_at = Rate.FULL  # when its bucket of tokens will be full
+        self._owed = 0.0  # messages that it may send above the rate: it was kept from sending them, see `_credit`
         self._dropped = 0  # messages above the rate, in a row
         self._dropped_at = -math.inf  # when the last of them came
 
@@ -121,6 +125,11 @@ class Reader:
             if self.has_ended:
                 self._inbox.end()
         return self._inbox
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether the client is not read from, since its handler has too much to do."""
+        return self._inbox is not None and self._inbox.is_full
 
     def start(self) -> None:
         """Read in a task from now on, unless a task or a waiting handler reads already, or nothing will come."""
@@ -157,11 +166,16 @@ class Reader:
         From the end of this tick on, a task reads in its place if it has not come back.
         """
         payload = _payload(event)
-        if payload is None or self.has_ended or _size(payload) > self._readers.max_bytes or not self._is_within_rate():
+        if payload is None or self.has_ended or _size(payload) > self._readers.max_bytes or not self._count():
             return None
-        self._count()
         self._readers.add(self)
         return payload
+
+    def put_back(self, payload: Payload) -> None:
+        """Let a message that was taken be the next one again: whoever took it was cancelled before he handed it on."""
+        if not self.has_given_up:
+            self.inbox.put_back(payload, _size(payload))
+            self.start()  # who receives by itself does not look into the inbox
 
     async def refuse(self, event: MutableMapping[str, Any]) -> bool:
         """Act on an event that brought nothing to the handler; return whether to go on.
@@ -179,7 +193,6 @@ class Reader:
 
     async def drop(self) -> bool:
         """Drop a message above the rate, and say so once; return whether to go on."""
-        self.received += 1
         self._readers.counters.rate_limited_messages += 1
         now = monotonic()
         is_first = now - self._dropped_at > PAUSE_SECONDS
@@ -214,8 +227,7 @@ class Reader:
                 if size > self._readers.max_bytes:
                     await self._refuse_size()
                     return
-                if self._is_within_rate():
-                    self._count()
+                if self._count():
                     inbox.put(payload, size)
                 elif not await self.drop():
                     return
@@ -228,19 +240,34 @@ class Reader:
             self._leave(event)
             self.task = None  # a cancelled task keeps its frames, and so this reader and its connection
 
-    def _is_within_rate(self) -> bool:
-        rate = self._readers.rate
-        if rate is None:
-            return True
-        full_at = rate.take(self._full_at, monotonic())
-        if full_at is None:
-            return False
-        self._full_at = full_at
+    def _count(self) -> bool:
+        """Count a message; False if it is above the rate."""
+        self.received += 1
+        readers = self._readers
+        if readers.rate is not None:
+            full_at = readers.rate.take(self._full_at, monotonic())
+            if full_at is not None:
+                self._full_at = full_at
+            elif self._owed >= 1:
+                self._owed -= 1
+            else:
+                return False
+        if readers.limiter is None:  # otherwise it may still be dropped: `Received` counts it
+            readers.counters.received_messages += 1
         return True
 
-    def _count(self) -> None:
-        self.received += 1
-        self._readers.counters.received_messages += 1
+    def _credit(self, since: float) -> None:
+        """Owe the client what it could have sent while it was held up, since it comes all at once now.
+
+        That is what flowed over the rim of its bucket meanwhile: more than its rate it never gets, on the whole.
+        """
+        settings = self._readers.settings
+        if settings.messages_per_second is None:
+            return
+        now = monotonic()
+        seconds = max(0.0, now - max(since, self._full_at))
+        most = settings.inbox_timeout * settings.messages_per_second  # no single pause is longer
+        self._owed = min(self._owed + seconds * settings.messages_per_second, most)
 
     async def _refuse_size(self) -> None:
         self._readers.counters.oversized_messages += 1
@@ -249,6 +276,7 @@ class Reader:
         )
 
     async def _wait_for_space(self) -> bool:
+        since = monotonic()
         try:
             async with asyncio.timeout(self._readers.settings.inbox_timeout):
                 await self.inbox.space()
@@ -257,6 +285,7 @@ class Reader:
             logger.info("%r sent faster than its handler works: closed with 1013", self._connection)
             await self._owner.close(self._connection, CloseCode.TRY_AGAIN_LATER, "too many messages are waiting")
             return False
+        self._credit(since)
         return True
 
     async def _fail(self, error: Exception) -> None:
@@ -274,6 +303,7 @@ class Reader:
         if self.has_ended:
             return
         self.has_ended = True
+        self.has_given_up = discard
         if self._inbox is not None:
             self._inbox.end(discard=discard)
         if self._on_end is not None:

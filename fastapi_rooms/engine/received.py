@@ -1,5 +1,6 @@
 """The messages of one client, validated: what a handler iterates over."""
 
+from asyncio import CancelledError
 from collections.abc import AsyncIterator, MutableMapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.incoming import Decoder, InvalidMessageError, error_message
 from fastapi_rooms.domain.messages import MessageType, is_control
 from fastapi_rooms.engine.inbox import Payload
-from fastapi_rooms.engine.reader import Reader, Readers
+from fastapi_rooms.engine.reader import AskLimiter, Reader, Readers
 
 
 class Received(AsyncIterator[Any]):
@@ -53,10 +54,9 @@ class Received(AsyncIterator[Any]):
                             continue
                 if payload is None:
                     break
-                limiter = self._readers.limiter
-                if limiter is not None and not await limiter(self._connection, "message"):
+                if self._readers.limiter is not None and not await self._is_allowed(self._readers.limiter, payload):
                     event = payload = None
-                    if await reader.drop():
+                    if not reader.has_given_up and await reader.drop():
                         continue
                     break
                 try:
@@ -71,6 +71,18 @@ class Received(AsyncIterator[Any]):
         finally:
             reader.is_awaited = reader.is_inline = False
         raise StopAsyncIteration
+
+    async def _is_allowed(self, limiter: AskLimiter, payload: Payload) -> bool:
+        """Ask the app about a message; False, too, if this node has ended the connection meanwhile."""
+        try:
+            is_allowed = await limiter(self._connection, "message")
+        except CancelledError:
+            self._reader.put_back(payload)
+            raise
+        if not is_allowed or self._reader.has_given_up:
+            return False
+        self._readers.counters.received_messages += 1
+        return True
 
     async def _answer(self, payload: Payload, error: InvalidMessageError) -> bool:
         """Answer what the handler's type does not claim; return whether to go on."""

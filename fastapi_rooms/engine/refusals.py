@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException, WebSocketException
 from starlette.responses import JSONResponse, Response
 from starlette.websockets import WebSocket, WebSocketState
 
-from fastapi_rooms.domain.errors import RoomsError
+from fastapi_rooms.domain.errors import NotConnectedError, RoomsError
 from fastapi_rooms.domain.refusal import HANDSHAKE_ANSWERS, Refusal
 
 _HANDLERS = "starlette.exception_handlers"  # in the scope: those by class, those by status
@@ -50,7 +50,10 @@ def refuse(
     Raises:
         HandshakeRefused: The handshake is not answered yet.
         WebSocketException: It is; Starlette closes with the code that fits.
+        NotConnectedError: It has ended.
     """
+    if WebSocketState.DISCONNECTED in (websocket.application_state, websocket.client_state):
+        raise NotConnectedError("this WebSocket has ended: a client that comes again is a new WebSocket")
     if websocket.application_state is not WebSocketState.CONNECTING:
         answer = HANDSHAKE_ANSWERS[reason]
         raise WebSocketException(answer.close_code, answer.detail)

@@ -1,14 +1,19 @@
-"""Users who were closed on all nodes: kept for a time, for nodes that were cut off and could not hear it."""
+"""Users who were closed everywhere, kept for a time.
+
+For connections that were only being made, and for nodes that were cut off: neither could hear it.
+"""
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextvars import Context
 from datetime import UTC, datetime
 
 from fastapi_rooms.backends.contract import SupportsStore
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import BackendUnavailable
+from fastapi_rooms.domain.expiring import Expiring
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.revocation import Revocation, UnreadableError, decode_revocation, revocation_key
@@ -16,65 +21,128 @@ from fastapi_rooms.tasks import end_tasks
 
 logger = logging.getLogger("fastapi_rooms")
 
+MAX_HERE = 100_000
+"""How many are kept in this process, some 30 MB. Beyond that the oldest is forgotten."""
+USERS_PER_TURN = 500
+"""How many users are looked up before others have their turn of the loop."""
+
 
 class Revocations:
-    """Keeps them where all nodes can see them, and applies them here.
+    """Keeps them here, and where all nodes can see them; applies those of other nodes here.
 
     Nodes compare times that each took from its own clock, so their clocks have to agree, as NTP has them.
 
     Args:
-        store: What the nodes share.
-        seconds: For how long.
+        seconds: For how long; None: not at all.
+        retry_seconds: After how long a look-up that failed is tried again.
         registry: Who is connected here.
         close: Called to close a connection.
+
+    Attributes:
+        store: What the nodes share; None: this node is all, or the backend has no such place.
     """
 
     def __init__(
-        self, store: SupportsStore, seconds: float, registry: Registry, close: Callable[[Connection, Close], None]
+        self,
+        seconds: float | None,
+        retry_seconds: float,
+        registry: Registry,
+        close: Callable[[Connection, Close], None],
     ) -> None:
-        self._store = store
         self._seconds = seconds
+        self._retry_seconds = retry_seconds
         self._registry = registry
         self._close = close
-        self._tasks: set[asyncio.Task[None]] = set()  # look up and apply, one for each gap that was reported
+        self._here = Expiring(MAX_HERE)
+        self.store: SupportsStore | None = None
+        self._missed: set[str] = set()  # users who may have been closed while this node did not hear
+        self._applying: asyncio.Task[None] | None = None  # looks them up; None or done: there are none
+        self._keeping: set[asyncio.Task[None]] = set()
 
-    async def keep(self, user_id: str, close: Close) -> None:
-        """Keep that a user was closed now.
+    def note(self, user_id: str, close: Close) -> Revocation:
+        """Remember on this node that a user is closed now."""
+        revocation = Revocation(datetime.now(UTC), close)
+        if self._seconds is not None:
+            self._here.put(user_id, revocation.encode(), self._seconds, time.monotonic())
+        return revocation
 
-        Raises:
-            BackendUnavailable: It is not kept, or nobody knows.
+    def is_revoked(self, user_id: str, since: datetime) -> bool:
+        """Return whether a user was closed since then, as far as this node knows."""
+        (value,) = self._here.peek([user_id], time.monotonic())
+        return value is not None and decode_revocation(value).at >= since
+
+    def keep_soon(self, user_id: str, revocation: Revocation) -> asyncio.Task[None] | None:
+        """Keep one for the other nodes, before the end of this tick; None: there is no place for it.
+
+        The task raises `BackendUnavailable` if it is not kept, or nobody knows.
         """
-        await self._store.put(revocation_key(user_id), Revocation(datetime.now(UTC), close).encode(), self._seconds)
-
-    def apply_soon(self) -> None:
-        """Look up the users of this node, and close those connections that are older than a revocation."""
+        if self.store is None or self._seconds is None:
+            return None
         task = asyncio.get_running_loop().create_task(
-            self._apply(), name="fastapi_rooms revocations", context=Context()
+            self.store.put(revocation_key(user_id), revocation.encode(), self._seconds),
+            name="fastapi_rooms revocation",
+            context=Context(),
         )
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._keeping.add(task)
+        task.add_done_callback(self._kept)
+        return task
+
+    async def look_up(self, user_id: str) -> None:
+        """Ask the other nodes' place about a user who has just come; if it is out of reach, nothing is known."""
+        if self.store is None or self._seconds is None:
+            return
+        try:
+            (value,) = await self.store.peek([revocation_key(user_id)])
+        except BackendUnavailable:
+            return  # the node is degraded: it will look up everybody when it hears again
+        self._remember(user_id, value)
+
+    def apply_soon(self, users: Iterable[str]) -> None:
+        """Look up users of this node, and close those connections that are older than a revocation."""
+        if self.store is None or self._seconds is None:
+            return
+        self._missed.update(user_id for user_id in users if self._registry.of_user(user_id))
+        loop = asyncio.get_running_loop()
+        if self._missed and (self._applying is None or self._applying.done() or self._applying.get_loop() is not loop):
+            self._applying = loop.create_task(
+                self._apply(self.store), name="fastapi_rooms revocations", context=Context()
+            )
 
     async def stop(self) -> None:
         """End what runs."""
-        await end_tasks(self._tasks)
+        self._missed.clear()
+        await end_tasks([*self._keeping, *([] if self._applying is None else [self._applying])])
 
-    async def _apply(self) -> None:
-        users = list(self._registry.users())
-        try:
-            values = await self._store.peek([revocation_key(user_id) for user_id in users])
-        except BackendUnavailable as error:
-            logger.warning("could not look up who was closed meanwhile, until the next gap is over: %s", error)
-            return
-        for user_id, value in zip(users, values, strict=True):
-            if value is None:
-                continue
+    def _kept(self, task: asyncio.Task[None]) -> None:
+        self._keeping.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("that a user was closed is not kept for nodes that are cut off: %s", error)
+
+    async def _apply(self, store: SupportsStore) -> None:
+        while self._missed:
+            some = list(self._missed)[:USERS_PER_TURN]
             try:
-                self._apply_to(user_id, decode_revocation(value))
-            except UnreadableError as error:
-                logger.warning("what is kept about a closed user cannot be read: %s", error)
+                values = await store.peek([revocation_key(user_id) for user_id in some])
+            except Exception as error:  # noqa: BLE001 - whatever a store raises: it may be asked again
+                logger.warning("could not look up who was closed meanwhile, and will try again: %s", error)
+                await asyncio.sleep(self._retry_seconds)
+                continue
+            for user_id, value in zip(some, values, strict=True):
+                self._missed.discard(user_id)
+                self._remember(user_id, value)
+            await asyncio.sleep(0)
 
-    def _apply_to(self, user_id: str, revocation: Revocation) -> None:
+    def _remember(self, user_id: str, value: bytes | None) -> None:
+        """Act on what is kept of a user, if anything is."""
+        if value is None or self._seconds is None:
+            return
+        try:
+            revocation = decode_revocation(value)
+        except UnreadableError as error:
+            logger.warning("what is kept about a closed user cannot be read: %s", error)
+            return
+        self._here.put(user_id, value, self._seconds, time.monotonic())
         for connection in list(self._registry.of_user(user_id)):
-            if connection.connected_at <= revocation.at:
-                logger.info("%r was closed while this node was cut off", connection)
+            if connection._made_at <= revocation.at:
+                logger.info("%r was closed while this node did not hear", connection)
                 self._close(connection, revocation.close)

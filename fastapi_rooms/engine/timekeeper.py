@@ -48,7 +48,7 @@ class Timekeeper:
         settings: How long is long.
         counters: Where is counted what ends here.
         close: Called to close a connection.
-        send: Called to send it a message.
+        send: Called to send it a message; returns whether it will be sent.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Timekeeper:
         settings: RoomsSettings,
         counters: Counters,
         close: Callable[[Connection, Close], None],
-        send: Callable[[Connection, Message], object],
+        send: Callable[[Connection, Message], bool],
     ) -> None:
         self._settings = settings
         self._counters = counters
@@ -115,8 +115,7 @@ class Timekeeper:
 
     def _on_heartbeat(self, connection: Connection, received_before: int) -> None:
         received = _received(connection)
-        if received is not None and received == received_before:
-            self._send(connection, PING)
+        if received is not None and received == received_before and self._send(connection, PING):
             self._set(connection, self._settings.heartbeat_timeout, self._on_no_answer, received)
         else:
             self._await_heartbeat(connection)
@@ -148,6 +147,9 @@ class Timekeeper:
 
 
 def _received(connection: Connection) -> int | None:
-    """Return how many messages the client has sent; None if the app receives by itself, so that nobody here knows."""
+    """Return how many messages the client has sent; None if nobody here knows.
+
+    The app may receive by itself, or the client be held up: its answer to a ping would lie unread.
+    """
     reader: Reader | None = connection._reader
-    return None if reader is None else reader.received
+    return None if reader is None or reader.is_held_up else reader.received

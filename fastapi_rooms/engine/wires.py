@@ -1,6 +1,7 @@
 """Which wire a connection gets: found by looking at what is really there."""
 
 import logging
+from types import CellType
 from typing import Any, Literal
 
 from starlette.websockets import WebSocket
@@ -38,9 +39,17 @@ def choose_wire(websocket: WebSocket, policy: Literal["auto", "asgi"], compress_
 def peel(send: Any) -> Any:
     """Return the ASGI `send` below wrappers that pass all of a WebSocket through: the server's, or a middleware's."""
     while (getattr(send, "__module__", None), getattr(send, "__qualname__", None)) in _PEELED:
-        cells = dict(zip(send.__code__.co_freevars, send.__closure__, strict=True))
-        send = cells["send"].cell_contents
+        below = _closure(send).get("send")
+        if below is None:
+            break  # its inside has changed: it is a wrapper like any other
+        send = below.cell_contents
     return send
+
+
+def _closure(function: Any) -> dict[str, CellType]:
+    """Return the variables that a function has from around it; none of what is no function of Python's own."""
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    return dict(zip(names, getattr(function, "__closure__", None) or (), strict=False))
 
 
 def _report_fallback(kind: type) -> None:

@@ -22,8 +22,8 @@ from fastapi_rooms.telemetry.catalogue import (
 )
 from fastapi_rooms.telemetry.reporter import Reporter
 
-_API = "opentelemetry.metrics"
-"""What is defined there measures nothing: the API's own proxies and no-ops."""
+_API = ("opentelemetry.metrics", "opentelemetry.trace")
+"""What is defined there measures and records nothing: the API's own proxies and no-ops."""
 
 
 class Instruments:
@@ -32,7 +32,7 @@ class Instruments:
     def __init__(self, provider: MeterProvider, meter: Meter) -> None:
         self._provider = provider
         self._reporters: dict[int, Reporter] = {}  # by the number of their manager
-        self._lock = threading.Lock()  # held while a reporter comes or goes
+        self._lock = threading.Lock()  # held while a reporter comes or goes, and while they are listed
         create = {
             Kind.COUNTER: meter.create_observable_counter,
             Kind.UP_DOWN_COUNTER: meter.create_observable_up_down_counter,
@@ -59,7 +59,9 @@ class Instruments:
 
     def _observe(self, metric: Metric, _options: CallbackOptions) -> Sequence[Observation]:
         observations: list[Observation] = []
-        for number, reporter in tuple(self._reporters.items()):
+        with self._lock:
+            reporters = tuple(self._reporters.items())
+        for number, reporter in reporters:
             stats = reporter.read(metric.name)
             if stats is not None:
                 observations += _observations(metric.read(stats), number)
@@ -101,12 +103,13 @@ def current_instruments() -> Instruments | None:
     provider = metrics.get_meter_provider()
     with _making:
         known = _known.get(id(provider))
-        if known is None and not _is_of_api(provider):
+        if known is None and not is_of_api(provider):
             meter = provider.get_meter("fastapi_rooms")
-            if not _is_of_api(meter):  # OTEL_SDK_DISABLED
+            if not is_of_api(meter):  # OTEL_SDK_DISABLED
                 known = _known[id(provider)] = Instruments(provider, meter)
     return known
 
 
-def _is_of_api(thing: object) -> bool:
+def is_of_api(thing: object) -> bool:
+    """Return whether a provider, a meter or a tracer is one of the API's own, which measure and record nothing."""
     return type(thing).__module__.startswith(_API)

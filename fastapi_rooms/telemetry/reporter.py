@@ -1,13 +1,18 @@
 """Telling how a node is doing to whoever asks, on whatever thread. Knows no OpenTelemetry."""
 
 import asyncio
+import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import Context
 from weakref import WeakMethod
 
+from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.stats import Stats
+
+logger = logging.getLogger("fastapi_rooms")
 
 SNAPSHOT_SECONDS = 1.0
 """How long somebody on another thread waits for the loop. One that is blocked for longer has nothing to say."""
@@ -37,6 +42,7 @@ class Reporter:
         self._stats = WeakMethod(stats)
         self._last: _Snapshot | None = None  # the last one; None before the first
         self._has_ended = False  # set by `end`
+        self._failures_said = Seldom()
 
     @property
     def is_over(self) -> bool:
@@ -53,7 +59,7 @@ class Reporter:
             stats = self._stats()
             if self._has_ended or stats is None:
                 return None
-            last = self._last = _Snapshot(self._take(stats))
+            last = self._last = _Snapshot(self._try_to_take(stats))
         last.read_by.add(reader)
         return last.stats
 
@@ -61,6 +67,14 @@ class Reporter:
         """Take no more snapshots. The next collection has this last one, and those after that nothing."""
         self._last = _Snapshot(stats)
         self._has_ended = True
+
+    def _try_to_take(self, stats: Callable[[], Stats]) -> Stats | None:
+        try:
+            return self._take(stats)
+        except Exception:
+            if self._failures_said.is_due(time.monotonic()):
+                logger.exception("a manager failed to tell how it is doing (said once a minute)")
+            return None
 
     def _take(self, stats: Callable[[], Stats]) -> Stats | None:
         if threading.get_ident() == self._thread:

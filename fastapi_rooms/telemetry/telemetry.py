@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi_rooms.domain.connection import Outbox
 from fastapi_rooms.domain.envelope import Envelope, Target, TargetKind, TraceContext
 from fastapi_rooms.domain.messages import Close, Message
+from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.stats import Stats
 from fastapi_rooms.telemetry.catalogue import MANAGER, RECIPIENTS, SOURCE, TARGET
 from fastapi_rooms.telemetry.reporter import Reporter
@@ -26,6 +27,8 @@ Deliver = Callable[[Collection[Outbox], Message | Close, frozenset[str]], int]
 class Telemetry:
     """Measures what one manager delivers, and reports how it is doing, from its start to its stop.
 
+    What of OpenTelemetry fails, such as a propagator of the app's own, is logged and stops no message.
+
     Made by `start_telemetry`, only where somebody measures or traces: a manager that has none does nothing of this.
     """
 
@@ -33,13 +36,20 @@ class Telemetry:
         self.reporter = reporter
         self._instruments = instruments  # None: only spans are recorded
         self._tracing = tracing  # None: only numbers are recorded
+        self._failures_said = Seldom()
         number = None if instruments is None else instruments.add(reporter)
         self._here = _attributes(number, "here")
         self._elsewhere = _attributes(number, "other_node")
 
     def trace(self) -> TraceContext | None:
         """Return what an envelope that is published now tells about its trace."""
-        return None if self._tracing is None else self._tracing.here()
+        if self._tracing is None:
+            return None
+        try:
+            return self._tracing.here()
+        except Exception as error:  # noqa: BLE001 - whatever the app's propagators raise
+            self._log(error)
+            return None
 
     def deliver(
         self,
@@ -55,17 +65,36 @@ class Telemetry:
     def hear(self, deliver: Deliver, outboxes: Collection[Outbox], envelope: Envelope) -> None:
         """Deliver what was published on another node, in a span of its own if that was in one."""
         target, content, excluded = envelope.target, envelope.content, envelope.excluded
-        hearing = None if self._tracing is None else self._tracing.hearing(envelope)
-        if hearing is None:
-            self._measure(self._elsewhere, deliver, target, outboxes, content, excluded)
-            return
-        with hearing as span:
+        end = self._begin_span(envelope)
+        reached = 0
+        try:
             reached = self._measure(self._elsewhere, deliver, target, outboxes, content, excluded)
-            span.set_attribute(RECIPIENTS, reached)
+        finally:
+            end(reached)
 
     def stop(self, stats: Stats) -> None:
         """Report how the manager ended, and nothing more."""
         self.reporter.end(stats)
+
+    def _begin_span(self, envelope: Envelope) -> Callable[[int], None]:
+        """Begin the span in which an envelope is delivered, if there is to be one; return what ends it."""
+        try:
+            hearing = None if self._tracing is None else self._tracing.hearing(envelope)
+            if hearing is None:
+                return _do_nothing
+            span = hearing.__enter__()
+        except Exception as error:  # noqa: BLE001 - whatever the app's propagators, samplers and processors raise
+            self._log(error)
+            return _do_nothing
+
+        def end(reached: int) -> None:
+            try:
+                span.set_attribute(RECIPIENTS, reached)
+                hearing.__exit__(None, None, None)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._log(error)
+
+        return end
 
     def _measure(
         self,
@@ -80,8 +109,16 @@ class Telemetry:
             return deliver(outboxes, content, excluded)  # what reaches one connection is no broadcast
         began = perf_counter()
         reached = deliver(outboxes, content, excluded)
-        self._instruments.record(perf_counter() - began, reached, attributes[target.kind])
+        seconds = perf_counter() - began
+        try:
+            self._instruments.record(seconds, reached, attributes[target.kind])
+        except Exception as error:  # noqa: BLE001 - whatever the app's meter provider raises
+            self._log(error)
         return reached
+
+    def _log(self, error: Exception) -> None:
+        if self._failures_said.is_due(perf_counter()):
+            logger.warning("OpenTelemetry failed; messages go on without it (said once a minute)", exc_info=error)
 
 
 def start_telemetry(stats: Callable[[], Stats], running: Telemetry | None) -> Telemetry | None:
@@ -111,6 +148,10 @@ def start_telemetry(stats: Callable[[], Stats], running: Telemetry | None) -> Te
     if instruments is None and tracing is None:
         return None
     return Telemetry(Reporter(stats), instruments, tracing)
+
+
+def _do_nothing(_reached: int) -> None:
+    """End no span."""
 
 
 def _attributes(number: int | None, source: str) -> dict[TargetKind, dict[str, str | int]]:

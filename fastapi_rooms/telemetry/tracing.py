@@ -8,10 +8,9 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Tracer
 
 from fastapi_rooms.domain.envelope import Envelope, TraceContext
 from fastapi_rooms.telemetry.catalogue import ORIGIN, TARGET
+from fastapi_rooms.telemetry.instruments import is_of_api
 
 SPAN = "fastapi_rooms deliver"
-_API = "opentelemetry.trace"
-"""What is defined there records nothing: the API's own proxies and no-ops."""
 
 
 class Tracing:
@@ -46,10 +45,10 @@ class Tracing:
 def current_tracing() -> Tracing | None:
     """Return how the tracer provider that is set is used; None if there is none that records."""
     provider = trace.get_tracer_provider()
-    if _is_of_api(provider):
+    if is_of_api(provider):
         return None
     tracer = provider.get_tracer("fastapi_rooms")
-    return None if _is_of_api(tracer) else Tracing(tracer)  # it is of the API with OTEL_SDK_DISABLED
+    return None if is_of_api(tracer) else Tracing(tracer)  # it is of the API with OTEL_SDK_DISABLED
 
 
 def _publisher(published: TraceContext) -> SpanContext | None:
@@ -58,7 +57,3 @@ def _publisher(published: TraceContext) -> SpanContext | None:
         carrier["tracestate"] = published.tracestate
     found = trace.get_current_span(propagate.extract(carrier, Context())).get_span_context()
     return found if found.is_valid else None
-
-
-def _is_of_api(thing: object) -> bool:
-    return type(thing).__module__.startswith(_API)

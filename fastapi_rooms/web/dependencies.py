@@ -18,7 +18,7 @@ STATE_KEY = "rooms"
 def find_manager(connection: HTTPConnection) -> ConnectionManager | None:
     """Return the manager of the app; None if it has none, or its lifespan has not started."""
     manager = connection.scope.get("state", {}).get(STATE_KEY)
-    if manager is None:
+    if manager is None and "app" in connection.scope:
         manager = getattr(connection.app.state, STATE_KEY, None)
     return manager if isinstance(manager, ConnectionManager) else None
 

@@ -95,13 +95,12 @@ class RoomsExtension:
             yield {STATE_KEY: self.manager}
         finally:
             self._attached -= 1
-            if not self._attached:
-                signalled, self._signalled = self._signalled, None
-                if signalled is not None:
-                    await signalled.remove(self.manager)
-                await self.manager.stop()
-            for state in states:
-                delattr(state, STATE_KEY)
+            try:
+                if not self._attached:
+                    await self._stop()
+            finally:
+                for state in states:
+                    delattr(state, STATE_KEY)
 
     def ws_route(
         self,
@@ -125,6 +124,14 @@ class RoomsExtension:
             dependencies=dependencies,
             name=name,
         )
+
+    async def _stop(self) -> None:
+        signalled, self._signalled = self._signalled, None
+        try:
+            if signalled is not None:
+                await signalled.remove(self.manager)
+        finally:
+            await self.manager.stop()
 
 
 def _put_manager(app: Starlette, manager: ConnectionManager) -> list[State]:

@@ -6,6 +6,7 @@ from fastapi import Depends
 from starlette.websockets import WebSocket
 
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.references import connection_of
 from fastapi_rooms.web.dependencies import get_manager
 
 
@@ -18,3 +19,4 @@ async def gate(websocket: WebSocket, manager: Annotated[ConnectionManager, Depen
         HandshakeRefused: It is refused.
     """
     manager.check_handshake(websocket)
+    connection_of(websocket)  # made before anybody looks at credentials: it counts when somebody is closed meanwhile

@@ -1,5 +1,6 @@
 """Calling a user's handler: once per message, or once for the whole session."""
 
+import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Callable
@@ -12,9 +13,13 @@ from starlette.concurrency import run_in_threadpool
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import BackendUnavailable, RefusedError
 from fastapi_rooms.domain.incoming import Decoder, error_message
+from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.engine.manager import ConnectionManager
 
 logger = logging.getLogger("fastapi_rooms")
+
+LOG_SECONDS = 60.0
+"""How often a log line that clients can cause is written at most."""
 
 
 class Handler:
@@ -30,6 +35,7 @@ class Handler:
         self._function = function
         self._message_parameter = message_parameter
         self._decoder = Decoder(message_type)  # built once, not per connection
+        self._unavailable_said = Seldom(LOG_SECONDS)
         self._is_plain = inspect.iscoroutinefunction(function)
         self._is_async = self._is_plain or inspect.isasyncgenfunction(function)
 
@@ -50,11 +56,14 @@ class Handler:
                 else:
                     await self._call(connection, manager, values)
             except RefusedError as error:
-                logger.info("%r was refused: %s", connection, error)
+                logger.debug("%r was refused: %s", connection, error)  # clients decide how often
                 await connection.send(error_message(error.code))
             except BackendUnavailable as error:
                 # Members on this node were served, and the client may try again: no reason to close.
-                logger.info("%r was told that other nodes are out of reach: %s", connection, error)
+                if self._unavailable_said.is_due(asyncio.get_running_loop().time()):
+                    logger.info(
+                        "%r was told that other nodes are out of reach: %s (said once a minute)", connection, error
+                    )
                 await connection.send(error_message("unavailable"))
             values[name] = message = result = None  # a connection that waits keeps no message # noqa: PLW2901
 

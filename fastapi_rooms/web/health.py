@@ -50,7 +50,7 @@ def health_router(rooms: "RoomsExtension | ConnectionManager", *, prefix: str = 
 
     @router.get("/ready", responses={503: {"model": Ready}})
     async def ready(response: Response) -> Ready:
-        backend = manager.stats().backend
+        backend = manager._backend_status()  # noqa: SLF001 - `stats` goes through all connections
         is_connected = None if backend is None else backend.connected
         answer = Ready(
             ready=not manager.is_draining and is_connected is not False,

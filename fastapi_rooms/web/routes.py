@@ -59,8 +59,8 @@ def ws_route(
 ) -> Callable[[F], F]:
     """Register a WebSocket route. The decorated function stays callable as it was written.
 
-    A client of a foreign HTTP origin is refused with 403 before anything else. All dependencies are solved before
-    accept, so an `HTTPException` reaches the client as that HTTP status.
+    A client of a foreign HTTP origin is refused with 403 before the dependencies of this route. All of them are solved
+    before accept, so an `HTTPException` reaches the client as that HTTP status.
 
     With an `Incoming[T]` parameter the handler is called once per message, one after the other; what it returns, or
     yields as an async generator, is sent to the client. Without one it is called once and owns the session

@@ -6,7 +6,8 @@ installed by the time a lifespan begins.
 
 A handler is called in the main thread between any two instructions of whatever runs there. So it only notes the signal
 and asks the loop to go on from there: a task that began at once, as those of an eager task factory do, would change the
-registry while somebody goes through it.
+registry while somebody goes through it; and whoever was interrupted may hold the lock of a log handler, so that a line
+logged at once would wait for it for ever.
 """
 
 import asyncio
@@ -28,6 +29,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ECHO_SECONDS = 1.0
 """For how long after the first signal others are taken for the same: the parent of `--workers` and `--reload` sends on
 what the whole process group has got already."""
+
+SECOND = "a second signal: the rest of the connections is left to the server"
 
 Previous = Callable[[int, FrameType | None], Any]
 
@@ -109,7 +112,7 @@ class SignalledDrain:
             self._first, self._first_at = number, time.monotonic()
             self.loop.call_soon_threadsafe(self._begin, context=Context())
         else:
-            logger.warning("a second signal: the rest of the connections is left to the server")
+            self.loop.call_soon_threadsafe(logger.warning, SECOND, context=Context())
             self._pass_on()
 
     def _begin(self) -> None:

@@ -83,6 +83,24 @@ def test_no_error_shows_credentials(workshop):
     assert "word" not in said
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://redis:6379/0?username=u&password=geheim", "redis://redis:6379/0?username=***&password=***"),
+        (
+            "redis://u:geheim@redis/0?db=1&sentinel_password=geheim&x=y",
+            "redis://***@redis/0?db=1&sentinel_password=***&x=y",
+        ),
+        ("redis://redis?PASSWORD=geh#eim", "redis://redis?PASSWORD=***"),
+        ("redis://redis?password=geh@geheim", "redis://***"),
+        ("redis://u:geheim?token=x@redis", "redis://***"),
+        ("https://redis/0?db=1&timeout=2", "https://redis/0?db=1&timeout=2"),
+    ],
+)
+def test_no_url_shows_credentials_wherever_they_are(url, shown):
+    assert without_credentials(f"cannot reach {url} today") == f"cannot reach {shown} today"
+
+
 def test_urls_without_credentials_stay():
     assert without_credentials("see https://example.com/a, or ask me@example.com") == (
         "see https://example.com/a, or ask me@example.com"

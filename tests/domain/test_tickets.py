@@ -1,16 +1,21 @@
 """Tickets: what is kept of one, and where it may be used."""
 
 import secrets
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from fastapi_rooms.domain.messages import Close
+from fastapi_rooms.domain.revocation import Revocation, decode_revocation
 from fastapi_rooms.domain.tickets import TICKET_BYTES, Claim, claim, claim_in, key_of
 
 PAGE = "https://chat.example"
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+TICK = timedelta(microseconds=1)
 
 
-def made(origin=None, host="chat.example", *, is_secure=True):
-    return claim("ann", origin, host, is_secure=is_secure)
+def made(origin=None, host="chat.example", *, is_secure=True, expires_at=None):
+    return claim("ann", origin, host, is_secure=is_secure, issued_at=NOON, expires_at=expires_at)
 
 
 def test_a_key_is_of_one_ticket_and_one_purpose_and_shows_neither():
@@ -67,9 +72,22 @@ def test_nobody_is_given_a_ticket_who_comes_from_what_is_no_origin(origin):
     assert made(origin) is None
 
 
+def test_a_ticket_expires_with_the_login_of_its_user():
+    assert not made().has_expired(datetime.max.replace(tzinfo=UTC))
+    assert not made(expires_at=NOON).has_expired(NOON - TICK)
+    assert made(expires_at=NOON).has_expired(NOON)
+
+
+@pytest.mark.parametrize(("closed_at", "is_revoked"), [(NOON - TICK, False), (NOON, True), (NOON + TICK, True)])
+def test_a_ticket_is_revoked_when_its_user_is_closed_afterwards(closed_at, is_revoked):
+    revocation = decode_revocation(Revocation(closed_at, Close(1000)).encode())
+    assert claim_in(made().model_dump_json().encode()).is_revoked(revocation) is is_revoked
+
+
+@pytest.mark.parametrize("expires_at", [None, NOON + TICK])
 @pytest.mark.parametrize("asked_from", [PAGE, None])
-def test_a_claim_is_read_as_it_was_written(asked_from):
-    one = made(asked_from)
+def test_a_claim_is_read_as_it_was_written(asked_from, expires_at):
+    one = made(asked_from, expires_at=expires_at)
     assert claim_in(one.model_dump_json().encode()) == one
     assert isinstance(one, Claim)
 

@@ -7,8 +7,16 @@ import threading
 
 import pytest
 from starlette.exceptions import HTTPException, WebSocketException
+from starlette.websockets import WebSocketState
 
-from fastapi_rooms.domain.errors import ConfigurationError, InvalidName, JoinRefused, RoomsError, TooManyRooms
+from fastapi_rooms.domain.errors import (
+    ConfigurationError,
+    InvalidName,
+    JoinRefused,
+    NotConnectedError,
+    RoomsError,
+    TooManyRooms,
+)
 from fastapi_rooms.domain.refusal import Refusal
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine import refusals
@@ -356,10 +364,10 @@ async def test_of_two_who_want_the_last_place_while_the_app_is_asked_one_gets_it
     gate = Gate()
     manager = ConnectionManager(RoomsSettings(max_connections=1), authorize_join=gate.ask)
     connecting = [asyncio.create_task(manager.connect(Peer().websocket, "a")) for _ in range(2)]
-    await until(lambda: len(gate.asked) == 2)
+    await until(lambda: gate.asked)
     gate.answer(YES, 0)
-    gate.answer(YES, 1)
     await asyncio.wait(connecting)
+    assert len(gate.asked) == 1, "the app is not asked in vain"
     assert sorted(isinstance(one.exception(), HandshakeRefused) for one in connecting) == [False, True]
     assert manager.active_connections == 1
     await manager.stop()
@@ -638,3 +646,25 @@ def test_what_nobody_knows_the_arguments_of_is_believed():
 
     assert ConnectionManager(authorize_join=Opaque()).active_connections == 0
     assert ConnectionManager(authorize_join=max).active_connections == 0
+
+
+async def test_a_handshake_cannot_be_checked_in_a_thread_which_is_said():
+    manager = ConnectionManager()
+    with pytest.raises(ConfigurationError, match="write `async def` for the dependency"):
+        await asyncio.to_thread(manager.check_handshake, Peer().websocket)
+
+
+@pytest.mark.parametrize("end", ["client_state", "application_state"])
+async def test_who_has_gone_is_not_refused_but_told_so(end):
+    manager, peer = ConnectionManager(), Peer()
+    setattr(peer.websocket, end, WebSocketState.DISCONNECTED)
+    with pytest.raises(NotConnectedError):
+        manager.refuse_credentials(peer.websocket)
+
+
+async def test_a_connection_that_is_forgotten_keeps_nothing_that_a_route_has_given_it():
+    manager = ConnectionManager()
+    peer = Peer()
+    connection = await manager.connect(peer.websocket, authorize_join=lambda connection, room: True)
+    manager.disconnect(connection)
+    assert connection._authorize_join is None

@@ -98,7 +98,7 @@ def test_closes_are_spread_over_the_time_and_everybody_got_what_was_sent_before(
         assert all(later - sooner > BATCH_SECONDS * 0.99 for sooner, later in itertools.pairwise(times))
         assert said(caplog) == [
             "draining: 200 connections, within 2 s",
-            f"drained: 200 connections closed, 0 aborted, in {now():.1f} s",
+            f"drained: 200 connections closed, 0 of them aborted, in {now():.1f} s",
         ]
         await manager.stop()
 
@@ -128,7 +128,7 @@ def test_a_few_are_closed_at_once_and_the_drain_is_over_with_the_last(caplog, co
         await manager.drain(3600)
         assert now() < 0.1
         assert [peer.close_codes for peer in peers] == [[1012]] * count
-        assert said(caplog)[1] == f"drained: {count} connections closed, 0 aborted, in 0.0 s"
+        assert said(caplog)[1] == f"drained: {count} connections closed, 0 of them aborted, in 0.0 s"
         await manager.stop()
 
     run_clocked(main)
@@ -171,8 +171,8 @@ def test_who_does_not_read_is_aborted_when_the_time_is_up_and_the_others_are_not
         assert [wire.aborts for wire in mine] == [1, 0, 0]
         assert [len(wire.written) for wire in mine] == [0, 1, 1]
         assert [[int(close.code) for close in wire.closes] for wire in mine] == [[], [1012], [1012]]
-        assert manager.counters.lost_messages == 1
-        assert said(caplog)[-1] == "drained: 3 connections closed, 1 aborted, in 5.0 s"
+        assert (manager.counters.lost_messages, manager.counters.aborted) == (1, 1)
+        assert said(caplog)[-1] == "drained: 3 connections closed, 1 of them aborted, in 5.0 s"
         await manager.stop()
         assert now() < 5.1, "nobody is left to wait for"
 
@@ -215,7 +215,7 @@ def test_who_has_taken_everything_may_answer_the_close_frame_and_is_then_hung_up
         await manager.drain(60)
         assert now() == pytest.approx(0.2 if answers else ANSWER_SECONDS, abs=0.05)
         assert wire.aborts == (0 if answers else 1)
-        assert "0 aborted" in said(caplog)[-1], "it got everything"
+        assert "0 of them aborted" in said(caplog)[-1], "it got everything"
         await manager.stop()
 
     run_clocked(main)
@@ -320,6 +320,9 @@ def test_called_twice_at_once_both_wait_for_the_same_end(caplog):
         await asyncio.gather(manager.drain(2), manager.drain(1000))
         assert now() < 2
         assert [peer.close_codes for peer in peers] == [[1012]] * 50
+        ended = now()
+        await manager.drain(1000)
+        assert now() == ended, "it is over"
         assert len(said(caplog)) == 2
         await manager.stop()
 
@@ -368,16 +371,44 @@ def test_a_manager_that_outlives_its_loop_can_drain_on_the_next():
     manager = ConnectionManager()
 
     async def main():
-        peer = Polite()
-        if not manager.is_draining:
-            await manager.connect(peer.websocket)
+        peer, _ = await connected(manager)
         await manager.drain(1)
+        assert await asyncio.to_thread(lambda: manager.is_draining), "it may be asked in any thread"
         return peer.close_codes
 
-    assert asyncio.run(main()) == [1012]
-    assert asyncio.run(main()) == []
+    for _ in range(2):
+        assert asyncio.run(main()) == [1012]
+        assert not manager.is_draining, "nobody drains on a loop that is closed"
     asyncio.run(manager.stop())
     assert asyncio.run(main()) == [1012]
+
+
+def test_a_drain_whose_loop_died_is_waited_for_by_nobody():
+    manager = ConnectionManager()
+
+    async def begin():
+        peers = [(await connected(manager))[0] for _ in range(2 * MIN_BATCH)]
+        draining = asyncio.create_task(manager.drain(30))
+        await until(lambda: peers[0].close_codes)
+        kept.append((draining, manager._drain._task))
+
+    kept = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()
+
+    async def again():
+        peer, _ = await connected(manager)
+        async with asyncio.timeout(5):
+            await manager.drain(0.5)
+        assert peer.close_codes == [1012]
+        await manager.stop()
+        assert not manager.is_draining
+
+    asyncio.run(again())
+    for task in kept[0]:
+        assert not task.done()
+        task._log_destroy_pending = False
 
 
 async def test_nothing_is_left_of_those_who_were_drained(manager):
@@ -402,6 +433,29 @@ async def test_a_node_among_many_drains_alone_and_is_subscribed_to_nothing_after
     assert peer.close_codes == [1012]
     assert backend.wanted == before
     assert backend.published == [], "other nodes go on"
+    await manager.stop()
+
+
+async def test_an_end_that_fails_costs_nobody_the_close_frame(caplog, monkeypatch):
+    backend = ScriptedBackend()
+    manager = DistributedWebSocketManager(backend)
+    await manager.start()
+    peers = [(await connected(manager, f"room {number}"))[0] for number in range(3 * MIN_BATCH)]
+    unsubscribe, left = backend.unsubscribe, []
+
+    def fail_once(targets):
+        left.append(targets)
+        if len(left) == 3:
+            raise ZeroDivisionError
+        return unsubscribe(targets)
+
+    monkeypatch.setattr(backend, "unsubscribe", fail_once)
+    await manager.drain(1)
+    assert [peer.close_codes for peer in peers] == [[1012]] * len(peers)
+    assert manager.active_connections == 0
+    (failure,) = (record for record in caplog.records if record.exc_info is not None)
+    assert failure.getMessage().startswith("closing <Connection ")
+    assert failure.exc_info[0] is ZeroDivisionError
     await manager.stop()
 
 

@@ -12,8 +12,10 @@ from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError, MessageError, NotConnectedError
 from fastapi_rooms.domain.messages import Close, MessageType
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.references import connection_of
+from fastapi_rooms.engine.refusals import HandshakeRefused
 
 from .fakes import Peer, connected, is_empty, run_clocked, texts, ticks, until
 
@@ -820,6 +822,47 @@ def test_stopping_waits_for_nobody_longer_than_the_time_to_send():
         assert asyncio.get_running_loop().time() <= 9
         assert stuck.transport.aborted
         assert (quick.close_codes, quick.transport.aborted) == ([1012], False)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_clocked(main)
+
+
+def test_nobody_is_let_in_while_it_stops():
+    async def main():
+        manager = ConnectionManager(RoomsSettings(send_timeout=8))
+        stuck, _ = await connected(manager)
+        stuck.reads.clear()
+        stopping = asyncio.create_task(manager.stop())
+        await asyncio.sleep(3)
+        assert manager.is_draining
+        with pytest.raises(HandshakeRefused) as refused:
+            await connected(manager)
+        assert (refused.value.status_code, refused.value.headers) == (503, {"Retry-After": "5"})
+        await stopping
+        assert not manager.is_draining
+        _, connection = await connected(manager)
+        assert connection.is_open
+        await manager.stop()
+
+    run_clocked(main)
+
+
+def test_stopping_ends_a_hook_that_swallows_its_cancellation_by_cancelling_it_again():
+    async def main():
+        async def stubborn(connection):
+            for _ in range(2):
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    swallowed.append(connection)
+            await asyncio.Event().wait()
+
+        swallowed = []
+        manager = ConnectionManager(hooks=Hooks(connected=stubborn))
+        _, connection = await connected(manager)
+        await ticks()
+        await manager.stop()
+        assert swallowed == [connection] * 2
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run_clocked(main)

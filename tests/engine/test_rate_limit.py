@@ -151,6 +151,37 @@ async def test_a_burst_that_waits_for_a_slow_handler_is_not_held_against_its_cli
     await client.end()
 
 
+@pytest.mark.parametrize(("inbox_timeout", "owed"), [(10, 8), (1.5, 6)])
+async def test_what_a_client_could_not_send_while_its_handler_was_slow_is_not_held_against_it(
+    client_with, clock, inbox_timeout, owed
+):
+    """It comes all at once when there is space again; but never more than the rate allows on the whole."""
+    client = await client_with(messages_per_second=4, messages_burst=4, inbox_messages=2, inbox_timeout=inbox_timeout)
+    client.go_on.clear()
+    await client.say(*"abc")
+    for number in range(20):
+        client.peer.say(str(number))
+    await ticks()
+    assert client.manager.reader(client.connection).is_held_up
+    clock.now += 2.75  # after 0.75 s its bucket was full again
+    client.go_on.set()
+    await client.say()
+    await until(lambda: len(client.got) == 3 + 4 + owed)
+    assert client.manager.counters.rate_limited_messages == 20 - 4 - owed
+    clock.now += 0.25
+    await client.say("the", "usual")
+    assert client.got[-1] == "the", "it is owed nothing any more"
+    await client.end()
+
+
+async def test_who_waits_for_space_without_a_rate_is_owed_nothing(client_with, clock):
+    client = await client_with(messages_per_second=None, inbox_messages=1)
+    await client.say(*["x"] * 200)
+    await until(lambda: len(client.got) == 200)
+    assert client.peer.texts == []
+    await client.end()
+
+
 async def test_what_floods_a_busy_handler_is_dropped_while_it_works(client_with, clock):
     client = await client_with(messages_per_second=1, messages_burst=2)
     client.go_on.clear()
@@ -211,7 +242,9 @@ async def test_what_the_app_does_not_allow_is_dropped_in_the_same_way(client_wit
     await ticks()
     assert client.got == list("ab")
     assert client.peer.texts == [TOLD]
-    assert client.manager.counters.rate_limited_messages == 2
+    counters = client.manager.counters
+    assert (counters.received_messages, counters.rate_limited_messages) == (2, 2)
+    assert client.manager.reader(client.connection).received == 4, "each is one sign of life"
     assert asked[1:] == [(client.connection, "message")] * 4
     await client.say(*["x"] * 97)
     assert client.connection.is_open

@@ -6,6 +6,7 @@ import pytest
 from starlette.websockets import WebSocketDisconnect
 
 from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.domain.incoming import Decoder
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.manager import ConnectionManager
 
@@ -155,6 +156,111 @@ async def test_closing_ends_the_messages_and_gives_up_what_waits(manager):
     await ticks()
     await connection.close()
     assert [message async for message in messages] == []
+
+
+class Guard:
+    """A limiter that takes its time over messages."""
+
+    def __init__(self, *, answer=True):
+        self.asked = 0
+        self.answer = answer
+        self.answers = asyncio.Event()  # cleared: it waits
+
+    async def __call__(self, connection, action):
+        if action == "message":
+            self.asked += 1
+            await self.answers.wait()
+            return self.answer
+        return True
+
+
+READINGS = pytest.mark.parametrize("reading", ["inline", "task"])
+
+
+def received(manager, connection, reading):
+    return connection.messages(str) if reading == "task" else manager.messages(connection, Decoder(str))
+
+
+@READINGS
+@pytest.mark.parametrize("answer", [True, False])
+@pytest.mark.parametrize("is_answered_first", [True, False])
+async def test_who_is_closed_while_the_limiter_is_asked_has_no_message_handled(reading, answer, is_answered_first):
+    guard = Guard(answer=answer)
+    manager = ConnectionManager(limiter=guard)
+    peer, connection = await connected(manager, "a", "ann")
+    messages = received(manager, connection, reading)
+    peer.say("delete everything")
+    waiting = asyncio.create_task(anext(messages, "the end"))
+    await until(lambda: guard.asked)
+    if is_answered_first:
+        guard.answers.set()
+    await manager.close_user("ann", 4501)
+    guard.answers.set()
+    assert await asyncio.wait_for(waiting, 1) == "the end"
+    assert (manager.counters.received_messages, manager.counters.rate_limited_messages) == (0, 0)
+    await manager.stop()
+
+
+@READINGS
+@pytest.mark.parametrize("is_gone", [False, True])
+async def test_a_message_about_which_the_limiter_is_asked_survives_a_cancelled_wait(reading, is_gone):
+    guard = Guard()
+    manager = ConnectionManager(limiter=guard)
+    peer, connection = await connected(manager)
+    messages = received(manager, connection, reading)
+    for message in ("one", "two"):
+        peer.say(message)
+    waiting = asyncio.create_task(anext(messages))
+    await until(lambda: guard.asked)
+    if is_gone:
+        peer.go()
+        await until(lambda: manager.reader(connection).has_ended)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    guard.answers.set()
+    async with asyncio.timeout(1):
+        assert [await anext(messages), await anext(messages)] == ["one", "two"]
+    assert manager.counters.received_messages == 2
+    await manager.stop()
+
+
+@READINGS
+async def test_a_wait_that_is_cancelled_when_this_node_has_closed_the_client_keeps_nothing(reading):
+    guard = Guard()
+    manager = ConnectionManager(limiter=guard)
+    peer, connection = await connected(manager)
+    messages = received(manager, connection, reading)
+    peer.say("one")
+    waiting = asyncio.create_task(anext(messages))
+    await until(lambda: guard.asked)
+    await connection.close()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert await asyncio.wait_for(anext(messages, "the end"), 1) == "the end"
+    await manager.stop()
+
+
+async def test_a_limiter_that_is_cancelled_at_once_changes_no_order():
+    """Before the end of the tick in which a message was read inline, no task reads on yet."""
+    asked = []
+
+    async def cancelled_once(connection, action):
+        asked.append(action)
+        if asked == ["connect", "message"]:
+            raise asyncio.CancelledError
+        return True
+
+    manager = ConnectionManager(limiter=cancelled_once)
+    peer, connection = await connected(manager)
+    messages = received(manager, connection, "inline")
+    for message in ("one", "two"):
+        peer.say(message)
+    with pytest.raises(asyncio.CancelledError):
+        await anext(messages)
+    async with asyncio.timeout(1):
+        assert [await anext(messages), await anext(messages)] == ["one", "two"]
+    await manager.stop()
 
 
 @pytest.mark.parametrize("how", ["close", "disconnect"])

@@ -7,9 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.fakes import connected, is_empty, ticks, until
+from engine.fakes import Peer, connected, is_empty, ticks, until
 from engine.scripted import ScriptedBackend
-from fastapi_rooms import BackendUnavailable, DistributedWebSocketManager, RoomsSettings
+from fastapi_rooms import (
+    BackendUnavailable,
+    ConnectionManager,
+    DistributedWebSocketManager,
+    HandshakeRefused,
+    NotConnectedError,
+    RoomsSettings,
+)
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.domain.revocation import Revocation, UnreadableError, decode_revocation, revocation_key
 from fastapi_rooms.testing import LocalCluster
@@ -123,7 +130,7 @@ async def test_what_is_kept_and_cannot_be_read_harms_nobody_and_is_said(cluster,
     assert "cannot be read" in caplog.text
 
 
-async def test_if_it_cannot_be_looked_up_that_is_said_and_done_after_the_next_gap(cluster, nodes, caplog):
+async def test_if_it_cannot_be_looked_up_that_is_said_and_done_again(cluster, nodes, caplog):
     here, there = nodes
     _, connection = await connected(there, "kitchen", "ann")
     cluster.cut(1)
@@ -145,3 +152,141 @@ async def test_a_backend_without_a_store_closes_who_can_hear_it():
     assert not connection.is_open
     backend.answer()
     await manager.stop()
+
+
+# Who is only being connected
+
+
+async def test_who_is_asked_about_while_the_user_is_closed_does_not_come_in():
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def ask(connection, room):
+        asked.set()
+        await answer.wait()
+        return True
+
+    manager = ConnectionManager(authorize_join=ask)
+    connecting = asyncio.create_task(manager.connect(Peer().websocket, "kitchen", "ann"))
+    await asked.wait()
+    assert await manager.close_user("ann") == 0
+    answer.set()
+    with pytest.raises(HandshakeRefused, match="401"):
+        await connecting
+    assert is_empty(manager)
+    await manager.connect(Peer().websocket, "kitchen", "ann")
+    assert manager.active_connections == 1, "who comes afterwards is let in"
+    await manager.stop()
+
+
+async def test_who_is_forgotten_while_the_app_is_asked_does_not_come_in():
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def ask(connection, room):
+        asked.set()
+        await answer.wait()
+        return True
+
+    manager, peer = ConnectionManager(authorize_join=ask), Peer()
+    connecting = asyncio.create_task(manager.connect(peer.websocket, "kitchen", "ann"))
+    await asked.wait()
+    assert manager.disconnect(peer.websocket) is None
+    answer.set()
+    with pytest.raises(NotConnectedError):
+        await connecting
+    assert is_empty(manager)
+
+
+async def test_who_waits_for_a_subscription_while_the_user_is_closed_elsewhere_does_not_come_in(cluster, nodes):
+    here, there = nodes
+    backend = cluster.backends[1]
+    subscribe, confirmed = backend.subscribe, asyncio.Event()
+
+    def subscribe_late(targets):
+        async def confirm():
+            await confirmed.wait()
+            await subscribe(targets)
+
+        return confirm()
+
+    backend.subscribe = subscribe_late
+    connecting = asyncio.create_task(there.connect(Peer().websocket, "kitchen", "ann"))
+    await ticks()
+    await here.close_user("ann", 4501)
+    confirmed.set()
+    with pytest.raises(HandshakeRefused, match="401"):
+        await connecting
+    assert is_empty(there)
+    backend.subscribe = subscribe
+    _, connection = await connected(there, "kitchen", "ann")
+    assert connection.is_open
+
+
+async def test_who_logs_in_again_before_redis_has_answered_stays(cluster, nodes):
+    here, there = nodes
+    backend = cluster.backends[0]
+    publish, answered = backend.publish, asyncio.Event()
+
+    def publish_slowly(envelope):
+        told = publish(envelope)
+
+        async def wait():
+            await answered.wait()
+            await told
+
+        return wait()
+
+    backend.publish = publish_slowly
+    closing = asyncio.create_task(here.close_user("ann"))
+    await ticks()
+    _, again = await connected(there, "kitchen", "ann")
+    answered.set()
+    await closing
+    cluster.cut(1)
+    cluster.restore(1)
+    await ticks(50)
+    assert again.is_open
+
+
+async def test_a_caller_that_is_cancelled_takes_nothing_back(cluster, nodes):
+    here, there = nodes
+    cluster.cut(1)
+    _, connection = await connected(there, "kitchen", "ann")
+    backend = cluster.backends[0]
+    publish = backend.publish
+
+    def publish_for_ever(envelope):
+        publish(envelope)
+        return asyncio.get_running_loop().create_future()
+
+    backend.publish = publish_for_ever
+    closing = asyncio.create_task(here.close_user("ann"))
+    await ticks()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    cluster.restore(1)
+    await until(lambda: not connection.is_open)
+
+
+async def test_if_it_alone_cannot_be_kept_the_caller_is_told_that_and_no_more(cluster, nodes, caplog):
+    here, there = nodes
+    _, connection = await connected(there, "kitchen", "ann")
+
+    async def put(key, value, seconds):
+        raise BackendUnavailable("NOPERM this user has no permissions to run the 'set' command")
+
+    cluster.backends[0].put = put
+    with pytest.raises(BackendUnavailable, match=r"closed on all nodes that hear, but that is not kept.*NOPERM"):
+        await here.close_user("ann")
+    await until(lambda: not connection.is_open)
+    assert "is not kept for nodes that are cut off" in caplog.text
+
+
+async def test_what_is_kept_of_others_is_remembered_only_while_it_counts():
+    manager = ConnectionManager(RoomsSettings(revocation_seconds=None))
+    made = datetime.now(UTC)
+    await manager.close_user("ann")
+    assert not manager._revocations.is_revoked("ann", made)
+    await manager._revocations.look_up("ann")
+    manager._revocations.apply_soon(["ann"])
+    await manager._revocations.stop()

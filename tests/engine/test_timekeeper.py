@@ -331,6 +331,45 @@ async def test_a_client_that_says_too_much_is_not_silent(monkeypatch):
     await manager.stop()
 
 
+@clocked
+async def test_a_client_that_is_held_up_by_its_handler_is_not_silent():
+    """While nothing is read, its answer to a ping would lie unread, too."""
+    manager = ConnectionManager(RoomsSettings(inbox_messages=2, inbox_timeout=500, **HEARTBEAT))
+    peer, connection = await connected(manager)
+    messages = connection.messages(str)
+    for number in range(5):
+        peer.say(str(number))
+    assert await anext(messages) == "0"
+    await asyncio.sleep(300)
+    assert connection.is_open
+    assert peer.texts == []
+    assert [await anext(messages) for _ in range(4)] == ["1", "2", "3", "4"]
+    assert await seconds_to_the_end(manager, connection) <= 2 * 30 + 10
+    assert peer.texts == [PING]
+    assert peer.close_codes == [4408]
+    await manager.stop()
+
+
+@clocked
+async def test_nobody_has_to_answer_a_ping_that_found_no_place_in_his_outbox():
+    manager = ConnectionManager(RoomsSettings(outbox_messages=1, overflow="drop_newest", send_timeout=500, **HEARTBEAT))
+    peer, connection = await connected(manager)
+    connection.messages(str)
+    peer.reads.clear()
+    for _ in range(5):
+        await connection.send("x")
+        await ticks()
+    await asyncio.sleep(200)
+    assert connection.is_open
+    peer.reads.set()
+    await asyncio.sleep(30)
+    assert peer.texts[-1] == PING
+    assert peer.texts.count(PING) == 1
+    assert await seconds_to_the_end(manager, connection) <= 10
+    assert peer.close_codes == [4408]
+    await manager.stop()
+
+
 async def _collect(messages):
     return [message async for message in messages]
 

@@ -14,7 +14,7 @@ from fastapi_rooms.engine import wires
 from fastapi_rooms.engine.batch import Batch
 from fastapi_rooms.engine.uvicorn_wire import MODULE, NAME, UvicornWire
 from fastapi_rooms.engine.wire import AsgiWire, Transport
-from fastapi_rooms.engine.wires import choose_wire
+from fastapi_rooms.engine.wires import choose_wire, peel
 
 from .fakes import FakeTransport, Peer, ticks, until
 
@@ -98,6 +98,27 @@ async def test_a_foreign_function_with_the_name_of_fastapis_wrapper_is_not_looke
 
     sender.__qualname__ = "wrap_app_handling_exceptions.<locals>.wrapped_app.<locals>.sender"
     assert isinstance(choose_wire(websocket(sender), "auto"), AsgiWire)
+
+
+@pytest.mark.parametrize("kind", ["other variable", "no closure", "no function"])
+async def test_a_wrapper_of_starlette_that_has_changed_inside_is_not_looked_through(kind):
+    inner = Known().send
+
+    async def sender(event):
+        await inner(event)
+
+    async def bare(event):
+        """Swallow what is sent."""
+
+    class Compiled:
+        async def __call__(self, event):
+            await inner(event)
+
+    send = {"other variable": sender, "no closure": bare, "no function": Compiled()}[kind]
+    send.__module__ = "starlette._exception_handler"
+    send.__qualname__ = "wrap_app_handling_exceptions.<locals>.wrapped_app.<locals>.sender"
+    assert peel(send) is send
+    assert isinstance(choose_wire(websocket(send), "auto"), AsgiWire)
 
 
 async def test_the_policy_asgi_never_writes_frames_but_can_abort():

@@ -437,14 +437,41 @@ def test_a_loop_that_was_closed_without_a_stop_has_nothing_to_say(numbers):
 
 async def test_a_backend_that_fails_to_tell_fails_nobody_else(numbers, caplog):
     class Failing(Fixed):
+        asked = 0
+
         def stats(self):
+            self.asked += 1
             raise RuntimeError("no status today")
 
     failing, fixed = Failing(), Fixed()
     assert measure(failing)
     assert measure(fixed)
-    assert await asyncio.to_thread(numbers.points) == {}
-    assert "no status today" in caplog.text
+    points = await asyncio.to_thread(numbers.points)
+    assert points["fastapi_rooms.connections"] == {SECOND: STATS.connections}
+    assert await asyncio.to_thread(numbers.points) == points
+    assert caplog.text.count("RuntimeError: no status today") == 1, "not for each metric, and not in each collection"
+    assert failing.asked == 2, "once in each collection"
+
+
+async def test_what_cannot_be_recorded_is_delivered(numbers, manager, monkeypatch, caplog):
+    def fail(*_args):
+        raise RuntimeError("no numbers today")
+
+    monkeypatch.setattr(manager._telemetry._instruments, "record", fail)
+    peer, _ = await connected(manager, "kitchen")
+    for _ in range(3):
+        assert await manager.broadcast_to_room("kitchen", "hello") == 1
+    assert await texts(peer) == [["hello"] * 3]
+    assert caplog.text.count("RuntimeError: no numbers today") == 1
+
+
+async def test_who_comes_while_somebody_collects_waits(numbers, manager):
+    instruments = manager._telemetry._instruments
+    with instruments._lock:
+        collecting = asyncio.create_task(asyncio.to_thread(numbers.points))
+        done, _ = await asyncio.wait({collecting}, timeout=0.05)
+        assert not done, "a reporter may be coming"
+    assert "fastapi_rooms.connections" in await collecting
 
 
 # Nobody by name

@@ -7,6 +7,7 @@ import pytest
 from engine.fakes import connected, texts, until
 from opentelemetry import propagate, trace
 from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
 
 from fastapi_rooms import DistributedWebSocketManager, RoomsSettings
@@ -125,6 +126,51 @@ async def test_a_broken_trace_does_not_stop_a_message(nodes, spans, traceparent)
     there._hear(decode(data))
     assert await texts(peer) == [["hello"]]
     assert not spans.delivered()
+
+
+class Failing(CompositePropagator):
+    """A propagator of an app, which fails."""
+
+    def inject(self, *_args, **_options):
+        raise RuntimeError("no propagation today")
+
+    extract = inject
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_propagator_that_fails_stops_no_message(nodes, spans, published, monkeypatch, caplog, times):
+    here, there = nodes
+    peers = [(await connected(node, "kitchen"))[0] for node in nodes]
+    monkeypatch.setattr(propagate, "_HTTP_TEXT_FORMAT", Failing([]))
+    with spans.tracer.start_as_current_span("a request"):
+        for _ in range(times):
+            assert await here.broadcast_to_room("kitchen", "hello") == 1
+            traced = TraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+            there._hear(Envelope(OTHER_NODE, room_target("kitchen"), Message(b"heard", is_text=True), trace=traced))
+    await until(lambda: len(peers[1].texts) == 2 * times)
+    assert peers[0].texts == ["hello"] * times
+    assert [envelope.trace for envelope in published] == [None] * times
+    assert not spans.delivered()
+    assert caplog.text.count("RuntimeError: no propagation today") == 2, "once a minute on each node"
+
+
+@pytest.mark.parametrize("moment", ["on_start", "on_end"])
+async def test_a_span_processor_that_fails_stops_no_message(nodes, spans, monkeypatch, caplog, moment):
+    class Processor(SpanProcessor):
+        """One of an app, which fails."""
+
+    def fail(*_args, **_options):
+        raise RuntimeError("no spans today")
+
+    monkeypatch.setattr(Processor, moment, fail)
+    peer, _ = await connected(nodes[1], "kitchen")
+    spans.provider.add_span_processor(Processor())
+    traced = TraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    for _ in range(2):
+        nodes[1]._hear(Envelope(OTHER_NODE, room_target("kitchen"), Message(b"heard", is_text=True), trace=traced))
+    assert await texts(peer) == [["heard"] * 2]
+    assert caplog.text.count("RuntimeError: no spans today") == 1
+    assert not trace.get_current_span().get_span_context().is_valid
 
 
 async def test_the_listeners_own_context_is_no_parent(nodes, spans):

@@ -60,6 +60,13 @@ async def test_a_node_that_drains_is_alive_and_not_ready_until_it_is_used_again(
             assert await ask(http, "/ready") == (200, READY)
 
 
+def test_a_probe_does_not_go_through_all_connections(monkeypatch):
+    rooms = RoomsExtension()
+    monkeypatch.setattr(rooms.manager, "stats", None)
+    with TestClient(app_with(rooms)) as client:
+        assert client.get("/ready").json() == READY
+
+
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
 async def test_a_node_that_does_not_hear_the_others_is_not_ready_until_it_does(broker, fault):
     rooms = RoomsExtension(broker.url, settings=RoomsSettings(**QUICK), required=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ from support import RawClient, frames, live, until
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from fastapi_rooms import (
+    BackendUnavailable,
     ConnectionDep,
     Hooks,
     Incoming,
@@ -174,6 +176,28 @@ async def test_the_apps_own_limiter_is_asked_for_connects_and_messages(stage, wi
             await client.send("x")
             assert await client.receive() == "1"
     assert rooms.manager.counters.refused == {Refusal.LIMITER: 1}
+
+
+async def test_no_client_fills_the_log_with_what_it_is_refused(stage, wire, caplog):
+    caplog.set_level(logging.DEBUG, "fastapi_rooms")
+    rooms = RoomsExtension(settings=RoomsSettings(wire=wire), authorize_join=lambda connection, room: False)
+
+    @rooms.ws_route("/ws")
+    async def join(message: Incoming[str], connection: ConnectionDep, manager: ManagerDep) -> None:
+        if message == "away":
+            raise BackendUnavailable("Redis is away")
+        await manager.join_room(connection, message)
+
+    async with stage.plays(rooms) as server, server.client("/ws") as client:
+        for room in ["forbidden", "away"] * 10:
+            await client.send(room)
+        codes = [(await client.receive_json())["code"] for _ in range(20)]
+    assert len(set(codes)) == 2
+    said = [record for record in caplog.records if record.name == "fastapi_rooms"]
+    refused = [record for record in said if "was refused" in record.getMessage()]
+    away = [record for record in said if "Redis is away (said once a minute)" in record.getMessage()]
+    assert [record.levelname for record in refused] == ["DEBUG"] * 10
+    assert [record.levelname for record in away] == ["INFO"]
 
 
 # Connections

@@ -134,6 +134,8 @@ async def test_echoes_within_a_second_are_swallowed_and_a_second_signal_skips_th
             assert server.told == [signal.SIGINT], "the first one, since that is what the process ends with"
             send(signal.SIGINT)
             assert server.told == [signal.SIGINT] * 2, "what comes now goes straight through"
+        assert caplog.records == [], "who was interrupted may hold the lock of a log handler"
+        await until(lambda: caplog.records)
         assert [record.getMessage() for record in caplog.records] == [
             "a second signal: the rest of the connections is left to the server"
         ]
@@ -188,6 +190,40 @@ async def test_a_drain_that_fails_does_not_swallow_the_signal(server, rooms, mon
 
     gc.collect()
     assert [type(error) for error in failed] == [ZeroDivisionError], "and it is reported"
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])
+async def test_the_manager_is_stopped_although_the_end_of_listening_fails(server, rooms, monkeypatch, error):
+    remove = signals.SignalledDrain.remove
+
+    async def fail(self, manager):
+        await remove(self, manager)
+        raise error
+
+    async def stop():
+        stopped.append(app.state.rooms)
+
+    stopped = []
+    monkeypatch.setattr(signals.SignalledDrain, "remove", fail)
+    monkeypatch.setattr(rooms.manager, "stop", stop)
+    app = FastAPI()
+    with pytest.raises(error):
+        async with rooms.lifespan(app):
+            pass
+    assert stopped == [rooms.manager]
+    assert not hasattr(app.state, "rooms")
+
+
+async def test_the_app_forgets_the_manager_although_its_stop_fails(server, rooms, monkeypatch):
+    async def fail():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(rooms.manager, "stop", fail)
+    app = FastAPI()
+    with pytest.raises(ZeroDivisionError):
+        async with rooms.lifespan(app):
+            pass
+    assert not hasattr(app.state, "rooms")
 
 
 # Where nothing is installed

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 from urllib.parse import quote
 from uuid import uuid4
@@ -14,8 +15,18 @@ from stage import refused
 from support import live
 from websockets.exceptions import InvalidStatus
 
-from fastapi_rooms import ConfigurationError, ConnectionDep, ConnectionManager, Incoming, RoomsExtension, RoomsSettings
+from fastapi_rooms import (
+    CloseCode,
+    ConfigurationError,
+    ConnectionDep,
+    ConnectionManager,
+    Identity,
+    Incoming,
+    RoomsExtension,
+    RoomsSettings,
+)
 from fastapi_rooms.backends.memory import LocalStore
+from fastapi_rooms.domain.refusal import Refusal
 from fastapi_rooms.domain.tickets import key_of
 from fastapi_rooms.testing import LocalCluster
 from fastapi_rooms.web.tickets import Tickets
@@ -38,8 +49,15 @@ class Site:
             return x_user
 
         @rooms.router.api_route("/ticket", methods=["GET", "POST"])
-        async def ticket(request: Request, user_id: Annotated[str, Depends(logged_in)]) -> str:
-            return await self.tickets.issue(request, user_id)
+        async def ticket(
+            request: Request, user_id: Annotated[str, Depends(logged_in)], seconds: float | None = None
+        ) -> str:
+            expires_at = None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
+            return await self.tickets.issue(request, user_id, expires_at)
+
+        @rooms.router.post("/logout")
+        async def logout(user_id: Annotated[str, Depends(logged_in)]) -> None:
+            await rooms.manager.close_user(user_id, CloseCode.REVOKED)
 
         @rooms.ws_route("/ws", user_id=self.tickets.redeem)
         async def ws(message: Incoming[str], connection: ConnectionDep) -> str:
@@ -48,10 +66,14 @@ class Site:
         self.app.include_router(rooms.router)
 
 
-async def ask(server, user="ann", origin=PAGE, method="POST"):
+async def ask(server, user="ann", origin=PAGE, method="POST", path="/ticket"):
     headers = {"x-user": user, **({} if origin is None else {"origin": origin})}
     async with server.http() as http:
-        return await http.request(method, "/ticket", headers=headers)
+        return await http.request(method, path, headers=headers)
+
+
+async def log_out(server, user="ann"):
+    assert (await ask(server, user, path="/logout")).status_code == 200
 
 
 async def ticket_for(server, *args, **options):
@@ -256,13 +278,65 @@ async def test_who_has_no_extension_names_a_manager(stage):
     @app.get("/ticket")
     async def ticket(request: Request) -> list[str]:
         issued = await tickets.issue(request, "ann")
-        return [issued, await tickets.redeem(request_with(request, issued))]
+        return [issued, (await tickets.redeem(request_with(request, issued))).user_id]
 
     def request_with(request, issued):
         return Request({**request.scope, "query_string": f"ticket={issued}".encode()})
 
     async with stage.plays(app) as server, server.http() as http:
         assert (await http.get("/ticket")).json()[1] == "ann"
+
+
+async def test_the_manager_that_is_named_counts_who_has_no_ticket(stage):
+    manager = ConnectionManager()
+    tickets = Tickets(manager=manager)
+    app = FastAPI()
+
+    @app.websocket("/ws")
+    async def ws(who: Annotated[Identity, Depends(tickets.redeem)]):
+        raise AssertionError("nobody comes here")
+
+    async with stage.plays(app) as server:
+        assert (await refused(server, door("x" * 43))).status_code == 401
+    assert manager.stats().refused[Refusal.CREDENTIALS] == 1
+
+
+async def test_without_an_app_who_has_no_ticket_is_told_so():
+    scope = {"type": "http", "headers": [], "query_string": b""}
+    with pytest.raises(HTTPException) as raised:
+        await Tickets().redeem(Request(scope))
+    assert raised.value.status_code == 401
+
+
+# Tickets and logins that end
+
+
+async def test_a_connection_ends_with_the_login_by_which_its_ticket_was_asked_for(stage, site):
+    async with stage.plays(site.app) as server:
+        ticket = await ticket_for(server, path="/ticket?seconds=0.3")
+        async with server.client(door(ticket), origin=PAGE) as client:
+            assert (await client.closed())[0] == CloseCode.LOGIN_EXPIRED
+
+
+async def test_a_ticket_is_void_when_the_login_has_expired(stage, site):
+    async with stage.plays(site.app) as server:
+        ticket = await ticket_for(server, path="/ticket?seconds=-1")
+        assert (await is_refused(server, ticket))[0] == 401
+
+
+async def test_an_expiry_without_a_zone_is_refused(site):
+    request = Request({"type": "http", "headers": [], "scheme": "http", "path": "/", "server": ("a", 80)})
+    with pytest.raises(ConfigurationError, match="has no zone"):
+        await site.tickets.issue(request, "ann", datetime(2026, 1, 1))  # noqa: DTZ001 - that is what is refused
+
+
+async def test_a_ticket_of_who_was_closed_is_void_and_one_that_is_asked_for_afterwards_good(stage, site):
+    async with stage.plays(site.app) as server:
+        before, of_bob = await ticket_for(server), await ticket_for(server, "bob")
+        await log_out(server)
+        assert (await is_refused(server, before))[0] == 401
+        assert await comes_in(server, await ticket_for(server)) == "ann said hello"
+        assert await comes_in(server, of_bob) == "bob said hello"
 
 
 # Many nodes
@@ -277,6 +351,44 @@ async def two_servers(*sources, **settings):
         one.app.include_router(one.rooms.router)
     with live(sites[0].app) as here, live(sites[1].app) as there:
         yield here, there, settings.key_prefix
+
+
+async def test_a_ticket_of_who_was_closed_on_another_node_is_void(shared_broker):
+    async with two_servers(shared_broker.url, shared_broker.url) as (here, there, _):
+        before, of_bob = await ticket_for(there), await ticket_for(here, "bob")
+        await log_out(here)
+        assert (await is_refused(there, before))[0] == 401
+        assert await comes_in(there, await ticket_for(here)) == "ann said hello"
+        assert await comes_in(there, of_bob) == "bob said hello"
+
+
+async def test_where_no_revocations_are_kept_a_ticket_is_good_whoever_was_closed(shared_broker):
+    async with two_servers(*[shared_broker.url] * 2, revocation_seconds=None) as (here, there, _):
+        ticket = await ticket_for(here)
+        await log_out(here)
+        assert await comes_in(there, ticket) == "ann said hello"
+
+
+async def test_who_was_closed_at_a_time_that_nobody_can_read_is_refused(shared_broker, caplog):
+    async with two_servers(*[shared_broker.url] * 2) as (here, there, prefix):
+        ticket = await ticket_for(here)
+        await log_out(here)
+        (key,) = [key for key in shared_broker.call("KEYS", f"{prefix}*") if "closed" in key]
+        shared_broker.call("SET", key, "x")
+        assert (await is_refused(there, ticket))[0] == 401
+    assert "a ticket was refused, since what is kept" in caplog.text
+
+
+async def test_why_tickets_are_out_of_reach_is_logged_once_a_minute(broker, caplog):
+    broker.call("ACL", "SETUSER", "rooms", "on", ">secret", "+@all", "-getdel", "~*", "&*")
+    url = broker.url.replace("://", "://rooms:secret@")
+    async with two_servers(url, url) as (here, _, _):
+        for _ in range(2):
+            response = await refused(here, door(await ticket_for(here)), origin=PAGE)
+            assert response.status_code == 503
+    said = [record.getMessage() for record in caplog.records if "tickets are out of reach" in record.getMessage()]
+    assert len(said) == 1
+    assert "getdel" in said[0].lower()
 
 
 async def test_a_ticket_of_one_node_is_good_once_on_all(shared_broker):

@@ -127,12 +127,12 @@ class Publisher:
             ConfigurationError: The code may not be sent.
             BackendUnavailable: Redis did not take it in time.
         """
-        close = Close(code, reason)
-        await self._publish(user_target(user_id), close)
+        target, revocation = user_target(user_id), Revocation(datetime.now(UTC), Close(code, reason))
         seconds = self._settings.revocation_seconds
         if seconds is not None and isinstance(self._backend, SupportsStore):
-            value = Revocation(datetime.now(UTC), close).encode()
-            await self._tell(self._backend.put(revocation_key(user_id), value, seconds))
+            await self.start()
+            await self._tell(self._backend.put(revocation_key(user_id), revocation.encode(), seconds))
+        await self._publish(target, revocation.close)
 
     def _lock(self) -> asyncio.Lock:
         loop = asyncio.get_running_loop()

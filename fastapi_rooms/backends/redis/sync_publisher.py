@@ -97,12 +97,12 @@ class SyncPublisher:
             ConfigurationError: The code may not be sent.
             BackendUnavailable: Redis did not take it in time.
         """
-        close = Close(code, reason)
-        self._publish(user_target(user_id), close)
+        target, revocation = user_target(user_id), Revocation(datetime.now(UTC), Close(code, reason))
         seconds = self._settings.revocation_seconds
         if seconds is not None:
-            value = Revocation(datetime.now(UTC), close).encode()
-            self._tell("SET", self._channels.of_key(revocation_key(user_id)), value, "PX", ceil(seconds * 1000))
+            key, milliseconds = self._channels.of_key(revocation_key(user_id)), ceil(seconds * 1000)
+            self._tell("SET", key, revocation.encode(), "PX", milliseconds)
+        self._publish(target, revocation.close)
 
     def _publish(self, target: Target, content: Message | Close) -> None:
         envelope = Envelope(self._id, target, content)
