@@ -18,7 +18,7 @@ from fastapi_rooms.engine.manager import ConnectionManager
 
 logger = logging.getLogger("fastapi_rooms")
 
-LOG_SECONDS = 60.0
+
 """How often a log line that clients can cause is written at most."""
 
 
@@ -35,7 +35,7 @@ class Handler:
         self._function = function
         self._message_parameter = message_parameter
         self._decoder = Decoder(message_type)  # built once, not per connection
-        self._unavailable_said = Seldom(LOG_SECONDS)
+        self._unavailable_said = Seldom()
         self._is_plain = inspect.iscoroutinefunction(function)
         self._is_async = self._is_plain or inspect.isasyncgenfunction(function)
 
