@@ -366,7 +366,8 @@ async def test_wsproto_is_calm_as_well(caplog):
     house = House()
     with live(house.app, ws="wsproto") as server:
         answer = await knock(server, "/route", ("Origin", "null"))
-        assert (answer.status, answer.body) == (403, b'{"detail":"Connections from this HTTP origin, or from none, are refused."}')
+        assert answer.status == 403
+        assert answer.body == b'{"detail":"Connections from this HTTP origin, or from none, are refused."}'
         await until(lambda: not server.uvicorn.server_state.tasks)
     assert_calm(caplog)
 

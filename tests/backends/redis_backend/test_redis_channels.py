@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fastapi_rooms.backends.redis.channels import Channels
 from fastapi_rooms.backends.redis.slots import slot_of
-from fastapi_rooms.domain.envelope import EVERYBODY, Target, TargetKind, connection_target, room_target, user_target
+from fastapi_rooms.domain.envelope import EVERYBODY, Target, TargetKind, connection_target
 
 CHANNELS = Channels("app:1")
 NODE = "0123456789abcdef0123456789abcdef"
@@ -33,13 +33,13 @@ def test_two_targets_share_no_channel(one, other):
 @examples
 @given(names)
 def test_a_room_and_a_user_of_the_same_name_share_no_channel(name):
-    assert CHANNELS.of(room_target(name)) != CHANNELS.of(user_target(name))
+    assert CHANNELS.of(Target(TargetKind.ROOM, name)) != CHANNELS.of(Target(TargetKind.USER, name))
 
 
 @examples
 @given(names, st.sampled_from(["%2A", "%", "2A", "*", "\ud83e\udd86", "🦆"]))
 def test_what_looks_encoded_is_another_name(name, more):
-    assert CHANNELS.of(room_target(name)) != CHANNELS.of(room_target(name + more))
+    assert CHANNELS.of(Target(TargetKind.ROOM, name)) != CHANNELS.of(Target(TargetKind.ROOM, name + more))
 
 
 @examples
@@ -81,8 +81,8 @@ def test_everybody_and_a_connection_have_the_same_channel():
     ],
 )
 def test_names_are_encoded_byte_by_byte(name, encoded):
-    assert CHANNELS.of(room_target(name)) == b"app:1:room:" + encoded
-    assert CHANNELS.of(user_target(name)) == b"app:1:user:" + encoded
+    assert CHANNELS.of(Target(TargetKind.ROOM, name)) == b"app:1:room:" + encoded
+    assert CHANNELS.of(Target(TargetKind.USER, name)) == b"app:1:user:" + encoded
 
 
 def test_the_channels_of_nodes_differ_by_node_and_number():
