@@ -43,8 +43,6 @@ async def chat(room: str, message: Incoming[str]) -> str:
     return f"{os.getpid()} {message}"
 
 app = FastAPI()
-app.include_router(rooms.router)
-app.include_router(health_router(rooms))
 
 @app.post("/say")
 async def say(text: str, manager: ManagerDep) -> int:
@@ -67,6 +65,9 @@ async def fill(message: Incoming[int], connection: ConnectionDep) -> None:
 @rooms.ws_route("/deaf")
 async def deaf(message: Incoming[str]) -> None:
     logging.getLogger("main").info("heard something")
+
+app.include_router(rooms.router)
+app.include_router(health_router(rooms))
 """
 
 

@@ -101,6 +101,7 @@ async def test_a_node_that_began_without_redis_is_not_ready():
             assert (await http.get("/live")).status_code == 200
 
 
+@pytest.mark.filterwarnings("ignore:The `__fields__` attribute")  # an old FastAPI looks at it
 def test_the_paths_can_have_a_prefix_and_several_routers_tell_of_several_managers():
     draining, well = ConnectionManager(), ConnectionManager()
     app = FastAPI()
@@ -119,6 +120,7 @@ def test_the_paths_can_have_a_prefix_and_several_routers_tell_of_several_manager
         client.portal.call(draining.stop)
 
 
+@pytest.mark.filterwarnings("ignore:The `__fields__` attribute")  # an old FastAPI looks at it
 def test_the_answers_are_described():
     described = app_with(RoomsExtension(), prefix="/health").openapi()
     for path, codes in (("/health/live", {"200"}), ("/health/ready", {"200", "503"})):
