@@ -16,7 +16,7 @@ TIMED := tests/backends/redis_backend tests/faults tests/faults_groups
 PARALLEL := --numprocesses 2 --dist worksteal
 PARALLEL_TIMED := --numprocesses 3 --dist loadfile -m "not long"
 
-.PHONY: demo demo-cluster bench test test-long test-fast test-lowest check format-check lint imports types docs docs-serve format clean
+.PHONY: demo demo-cluster bench test test-long soak test-fast test-lowest check format-check lint imports types docs docs-serve format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m uvicorn example_app.app:app --host 127.0.0.1 --port $(PORT)
@@ -36,6 +36,9 @@ test: $(VENV)/.dev
 
 test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses 2 -m long
+
+soak: $(VENV)/.dev  ## everything at once, for ROOMS_SOAK_SECONDS (60)
+	$(BIN)/python -m pytest -s -m long tests/soak
 
 test-fast: $(VENV)/.dev  ## no browser, no coverage, stop at the first failure
 	$(BIN)/python -m pytest -x $(PARALLEL) -m "not browser and not slow and not long"

@@ -133,8 +133,7 @@ class Lifecycle:
         connection._phase = phase
         connection._outbox.close(close)
         self._end_reading(connection, now=phase is Phase.GONE)
-        if close is not None or phase is Phase.GONE:
-            self._announce_end(connection)
+        self._announce_end(connection)
 
     def _remove(self, connection: Connection) -> bool:
         """Take a connection out of the registry; False if that has happened."""

@@ -275,3 +275,20 @@ async def test_a_client_that_is_closed_while_it_is_told_gets_nothing_more(client
     assert client.peer.texts == []
     assert client.peer.close_codes == [4000]
     await client.end()
+
+
+async def test_a_client_that_floods_and_does_not_read_is_not_read_from_any_more():
+    manager = ConnectionManager(RoomsSettings(messages_per_second=1, messages_burst=1, send_timeout=0.2))
+    peer, connection = await connected(manager)
+    peer.reads.clear()  # so that the close frame waits behind the first answer
+    connection.messages(str)
+    task = manager.reader(connection).task
+    for number in range(200):
+        peer.say(str(number))
+    await asyncio.wait([task])
+    assert not task.cancelled()
+    assert manager.counters.flooders == 1
+    assert not connection.is_open
+    assert peer._incoming.qsize() > 50, "the rest is left to the server"
+    await manager.stop()
+    assert is_empty(manager)

@@ -9,6 +9,7 @@ import json
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from pydantic import BaseModel
@@ -18,10 +19,12 @@ from scripted_redis import LyingRedis, ScriptedRedis
 from support import until
 
 from fastapi_rooms import BackendUnavailable, ConfigurationError, MessageError, MessageType
+from fastapi_rooms.backends.redis.channels import Channels
 from fastapi_rooms.backends.redis.publisher import Publisher
 from fastapi_rooms.backends.redis.sync_publisher import SyncPublisher
 from fastapi_rooms.domain.envelope import EVERYBODY, user_target
 from fastapi_rooms.domain.messages import Close
+from fastapi_rooms.domain.revocation import decode_revocation, revocation_key
 
 ANN = user_target("ann")
 DEADLINE = 2.5
@@ -77,6 +80,20 @@ def plain(envelope):
     if isinstance(content, Close):
         return envelope.target, content.code, content.reason
     return envelope.target, content.is_text, content.payload
+
+
+@pytest.mark.parametrize(("seconds", "is_kept"), [(3600, True), (None, False)])
+async def test_that_a_user_was_closed_is_kept_for_as_long_as_the_settings_say(each_broker, make, seconds, is_kept):
+    either = make(each_broker.url, revocation_seconds=seconds)
+    key = Channels(either.settings.key_prefix).of_key(revocation_key("ann"))
+    before = datetime.now(UTC)
+    await either.call("close_user", "ann", 4501, "bye")
+    assert each_broker.call("EXISTS", key) == is_kept
+    if is_kept:
+        revocation = decode_revocation(each_broker.client.get(key))
+        assert before - timedelta(milliseconds=1) <= revocation.at <= datetime.now(UTC)
+        assert (revocation.close.code, revocation.close.reason) == (4501, "bye")
+        assert 3_500 < each_broker.call("TTL", key) <= 3_600
 
 
 async def test_everybody_a_room_and_a_user_are_reached_and_closed(each_broker, make):
