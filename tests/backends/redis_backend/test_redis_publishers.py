@@ -90,7 +90,10 @@ async def test_that_a_user_was_closed_is_kept_for_as_long_as_the_settings_say(ea
     await either.call("close_user", "ann", 4501, "bye")
     assert each_broker.call("EXISTS", key) == is_kept
     if is_kept:
-        revocation = decode_revocation(each_broker.client.get(key))
+        node = await listening(either, each_broker)
+        (value,) = await node.backend.peek([revocation_key("ann")])
+        revocation = decode_revocation(value)
+        await node.backend.stop()
         assert before - timedelta(milliseconds=1) <= revocation.at <= datetime.now(UTC)
         assert (revocation.close.code, revocation.close.reason) == (4501, "bye")
         assert 3_500 < each_broker.call("TTL", key) <= 3_600
