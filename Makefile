@@ -38,7 +38,7 @@ test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses 2 -m long
 
 soak: $(VENV)/.dev  ## everything at once, for ROOMS_SOAK_SECONDS (60)
-	$(BIN)/python -m pytest -s -m long tests/soak
+	ROOMS_SOAK_SECONDS=$${ROOMS_SOAK_SECONDS:-60} $(BIN)/python -m pytest -s -m long tests/soak
 
 test-fast: $(VENV)/.dev  ## no browser, no coverage, stop at the first failure
 	$(BIN)/python -m pytest -x $(PARALLEL) -m "not browser and not slow and not long"
