@@ -124,6 +124,7 @@ class Soak:
         lines += [
             f"{life}: {rest.tracked} objects, {rest.memory >> 20} MiB at rest" for life, rest in self._first.items()
         ]
+        lines += [f"{node.name} stopped within {node.slowest_stop:.1f} s" for node in self._nodes]
         return "\n".join(lines)
 
     def _begin_chapter(self) -> None:

@@ -40,6 +40,7 @@ class Node:
     Attributes:
         life: The present one, or the last.
         is_disturbed: It is not there, or was not a moment ago: clients may find nobody.
+        slowest_stop: How long it took at most from SIGTERM to the end, in seconds.
     """
 
     def __init__(self, name: str, loop: str, proxy: Proxy, folder: Path) -> None:
@@ -49,6 +50,7 @@ class Node:
         self.history: History  # set by the chapter
         self.life = Life("", name)
         self.is_disturbed = True
+        self.slowest_stop = 0.0
         self._loop = loop
         self._folder = folder
         self._lives = 0
@@ -105,6 +107,7 @@ class Node:
         self._process.send_signal(signal.SIGTERM)
         code = await self._gone()
         seconds = time.monotonic() - began
+        self.slowest_stop = max(self.slowest_stop, seconds)
         if seconds > END_WITHIN or code not in (0, -signal.SIGTERM):
             self.history.oddities.append(f"{self} took {seconds:.1f} s to stop and returned {code}")
 
