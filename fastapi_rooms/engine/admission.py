@@ -235,7 +235,7 @@ class Admission:
         """Refuse a room that cannot be called that; counted if it is known who wants to join it.
 
         Raises:
-            InvalidName: It is empty, too long, or holds what cannot be seen.
+            InvalidName: It is empty, too long, holds a control character, or could be spelt in two ways.
         """
         try:
             check_name("room", room)

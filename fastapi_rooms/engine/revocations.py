@@ -121,14 +121,15 @@ class Revocations:
     async def _apply(self, store: SupportsStore) -> None:
         while self._missed:
             some = list(self._missed)[:USERS_PER_TURN]
+            self._missed.difference_update(some)  # now: whoever is missed from here on is looked up again
             try:
                 values = await store.peek([revocation_key(user_id) for user_id in some])
             except Exception as error:  # noqa: BLE001 - whatever a store raises: it may be asked again
+                self._missed.update(some)
                 logger.warning("could not look up who was closed meanwhile, and will try again: %s", error)
                 await asyncio.sleep(self._retry_seconds)
                 continue
             for user_id, value in zip(some, values, strict=True):
-                self._missed.discard(user_id)
                 self._remember(user_id, value)
             await asyncio.sleep(0)
 
@@ -141,7 +142,8 @@ class Revocations:
         except UnreadableError as error:
             logger.warning("what is kept about a closed user cannot be read: %s", error)
             return
-        self._here.put(user_id, value, self._seconds, time.monotonic())
+        if not self.is_revoked(user_id, revocation.at):  # this node may know of a later one
+            self._here.put(user_id, value, self._seconds, time.monotonic())
         for connection in list(self._registry.of_user(user_id)):
             if connection._made_at <= revocation.at:
                 logger.info("%r was closed while this node did not hear", connection)

@@ -186,7 +186,9 @@ class StrictClient:
                 await loop.sock_sendall(made, _request(server.port, path, key, offer).encode())
                 head = b""
                 while not head.endswith(b"\r\n\r\n"):
-                    head += await loop.sock_recv(made, 1)
+                    byte = await loop.sock_recv(made, 1)
+                    assert byte, f"the server has hung up during the handshake, after {head!r}"
+                    head += byte
             yield cls(made, _negotiated(head.decode(), key, offer))
 
     @property

@@ -129,10 +129,12 @@ class Publisher:
         """
         target, revocation = user_target(user_id), Revocation(datetime.now(UTC), Close(code, reason))
         seconds = self._settings.revocation_seconds
-        if seconds is not None and isinstance(self._backend, SupportsStore):
-            await self.start()
-            await self._tell(self._backend.put(revocation_key(user_id), revocation.encode(), seconds))
-        await self._publish(target, revocation.close)
+        try:
+            if seconds is not None and isinstance(self._backend, SupportsStore):
+                await self.start()
+                await self._tell(self._backend.put(revocation_key(user_id), revocation.encode(), seconds))
+        finally:  # those who hear are told, whatever became of it
+            await self._publish(target, revocation.close)
 
     def _lock(self) -> asyncio.Lock:
         loop = asyncio.get_running_loop()

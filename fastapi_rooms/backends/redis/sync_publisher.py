@@ -99,10 +99,12 @@ class SyncPublisher:
         """
         target, revocation = user_target(user_id), Revocation(datetime.now(UTC), Close(code, reason))
         seconds = self._settings.revocation_seconds
-        if seconds is not None:
-            key, milliseconds = self._channels.of_key(revocation_key(user_id)), ceil(seconds * 1000)
-            self._tell("SET", key, revocation.encode(), "PX", milliseconds)
-        self._publish(target, revocation.close)
+        try:
+            if seconds is not None:
+                key, milliseconds = self._channels.of_key(revocation_key(user_id)), ceil(seconds * 1000)
+                self._tell("SET", key, revocation.encode(), "PX", milliseconds)
+        finally:  # those who hear are told, whatever became of it
+            self._publish(target, revocation.close)
 
     def _publish(self, target: Target, content: Message | Close) -> None:
         envelope = Envelope(self._id, target, content)

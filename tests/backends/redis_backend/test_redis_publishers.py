@@ -99,6 +99,17 @@ async def test_that_a_user_was_closed_is_kept_for_as_long_as_the_settings_say(ea
         assert 3_500 < each_broker.call("TTL", key) <= 3_600
 
 
+async def test_those_who_hear_are_told_that_a_user_is_closed_also_if_it_cannot_be_kept(each_broker, make):
+    either = make(each_broker.url.replace("://", "://forgetful:x@"))
+    each_broker.call("ACL", "SETUSER", "forgetful", "reset", "on", ">x", "&*", "~*", "+@all", "-set")
+    node = await listening(either, each_broker)
+    with pytest.raises(BackendUnavailable):
+        await either.call("close_user", "ann", 4501)
+    assert [plain(envelope) for envelope in await node.received(1)] == [(ANN, 4501, "")]
+    await node.backend.stop()
+    each_broker.call("ACL", "DELUSER", "forgetful")
+
+
 async def test_everybody_a_room_and_a_user_are_reached_and_closed(each_broker, make):
     either = make(each_broker.url)
     node = await listening(either, each_broker)
