@@ -482,6 +482,19 @@ async def test_a_name_that_is_none_is_refused_before_anything_is_asked(name, cap
     await manager.stop()
 
 
+async def test_a_name_that_is_none_is_an_error_also_if_nobody_wants_to_join_and_then_it_is_not_counted(manager):
+    _, connection = await connected(manager, "a")
+    with pytest.raises(InvalidName):
+        await manager.join_room(connection, "")
+    assert manager.counters.refused[Refusal.INVALID_NAME] == 1
+    manager.disconnect(connection)
+    with pytest.raises(InvalidName):
+        await manager.join_room(connection, "")
+    with pytest.raises(InvalidName):
+        await manager.join_room("nobody", "")
+    assert manager.counters.refused[Refusal.INVALID_NAME] == 1
+
+
 async def test_a_name_that_is_no_text_is_the_apps_mistake(manager):
     with pytest.raises(ConfigurationError, match="user_id takes a str"):
         await manager.connect(Peer().websocket, "a", 7)
