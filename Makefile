@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 # What waits for brokers mostly waits, and looks at the clock: more of it side by side, but not beside the rest.
 TIMED := tests/backends/redis_backend tests/faults tests/faults_groups
-PARALLEL := --numprocesses 2 --dist worksteal
+PARALLEL := --numprocesses 2 --dist worksteal -m "not long"
 PARALLEL_TIMED := --numprocesses 3 --dist loadfile -m "not long"
 
 .PHONY: demo demo-cluster bench test test-long soak test-fast test-lowest check format-check lint imports types docs docs-serve format clean
@@ -35,7 +35,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m coverage report
 
 test-long: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses 2 -m long
+	$(BIN)/python -m pytest --numprocesses 2 -m long --ignore=tests/soak
 
 soak: $(VENV)/.dev  ## everything at once, for ROOMS_SOAK_SECONDS (60)
 	ROOMS_SOAK_SECONDS=$${ROOMS_SOAK_SECONDS:-60} $(BIN)/python -m pytest -s -m long tests/soak

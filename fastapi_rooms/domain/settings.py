@@ -105,7 +105,8 @@ class RoomsSettings(BaseModel):
     revocation_seconds: Seconds | None = 3_600.0
     """How long `close_user` is kept for nodes that are cut off and come back. None: it is not kept."""
     disconnect_grace: Seconds = 5.0
-    """How long a handler that is busy when its client goes may go on before it is cancelled."""
+    """How long a handler that is busy when its client goes may go on before it is cancelled; hooks, when the manager
+    stops."""
     key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")] = "rooms"
     """What the names of our Redis channels begin with. Apps that share one Redis need different ones."""
     publish_timeout: Seconds = 2.0

@@ -3,9 +3,8 @@
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextvars import Context
-from itertools import islice
 
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Outbox
@@ -116,7 +115,7 @@ class Drain:
         while len(self._registry) and not is_late:  # who is left after the last batch could not be closed
             is_late = clock() - began >= seconds * SPREAD
             everybody = self._registry.outboxes(EVERYBODY)
-            self._close(list(everybody if is_late else islice(everybody, size)), RESTARTING)
+            self._close(list(everybody) if is_late else _first(everybody, size), RESTARTING)
             if len(self._registry):
                 await asyncio.sleep(BATCH_SECONDS)
         deadline = max(began + seconds, clock() + min(GRACE_SECONDS, seconds * (1 - SPREAD)))
@@ -126,3 +125,21 @@ class Drain:
         self._counters.aborted += aborted
         took = clock() - began
         logger.info("drained: %d connections closed, %d of them aborted, in %.1f s", there_were, aborted, took)
+
+
+def _first(everybody: Iterable[Outbox], size: int) -> list[Outbox]:
+    """Return whom to close next; those whose handlers are at work come last, so that their answers may still get out.
+
+    At the same pace as all others, though: they may be at work for as long as they are connected.
+    """
+    some: list[Outbox] = []
+    at_work: list[Outbox] = []
+    for outbox in everybody:
+        reader = outbox.connection._reader
+        if reader is not None and reader.is_at_work:
+            at_work.append(outbox)
+        else:
+            some.append(outbox)
+            if len(some) == size:
+                return some
+    return some + at_work[: size - len(some)]

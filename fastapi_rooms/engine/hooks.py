@@ -57,7 +57,7 @@ class Hooks:
 
     They run after the event, in the order of the events, apart from what moves messages: one that raises is logged,
     and nothing else comes of it. A plain function must not block, as everything on the loop. An `async` one gets a task
-    of its own; what is still running when the manager stops is cancelled.
+    of its own. What is still running when the manager stops has `disconnect_grace` to finish, and is cancelled then.
     """
 
     connected: Callable[[Connection], object] | None = None
@@ -71,7 +71,7 @@ class Hooks:
     overflow: Callable[[Connection], object] | None = None
     """A connection is closed as a slow consumer: its outbox was full."""
     refused: Callable[[Refused], object] | None = None
-    """A handshake or a join was refused."""
+    """A handshake or a join was refused. As often as clients like: an `async` one should be short."""
     gap: Callable[[Gap], object] | None = None
     """This node hears the others again after it did not, and may have missed something."""
 
@@ -101,12 +101,22 @@ class Announcer:
             self._loop = loop
             loop.call_soon(self._call_all, context=Context())  # an empty one: it outlives what it tells about
 
-    async def stop(self) -> None:
-        """Call what is due, and end what runs."""
+    async def finish(self, seconds: float) -> None:
+        """Call what is due, and let what runs come to its end, within `seconds` at most."""
         self._call_all()
         await asyncio.sleep(0)  # those that have just begun get to their first await
-        this = asyncio.current_task()  # a hook may be the one that stops the manager
-        await end_tasks([task for task in self._tasks if task is not this])
+        if running := self._others():
+            await asyncio.wait(running, timeout=seconds)
+
+    async def stop(self) -> None:
+        """Call what is due, and end what runs."""
+        await self.finish(0)
+        await end_tasks(self._others())
+
+    def _others(self) -> list[asyncio.Task[object]]:
+        """Return the tasks of hooks, but for that which calls: a hook may be the one that stops the manager."""
+        this, loop = asyncio.current_task(), asyncio.get_running_loop()
+        return [task for task in self._tasks if task is not this and task.get_loop() is loop]
 
     def _call_all(self) -> None:
         self._loop = None

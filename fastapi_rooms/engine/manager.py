@@ -463,8 +463,9 @@ class ConnectionManager:
     async def stop(self) -> None:
         """Close what is left with 1012 and end everything that runs. Can be used again afterwards.
 
-        Returns when all outboxes are written and closed, or after `send_timeout`; then the rest is aborted. New
-        connections are refused until then. Cancelled, it is half done: call it again.
+        Returns when all outboxes are written and closed, or after `send_timeout`; then the rest is aborted. Hooks that
+        are `async` have `disconnect_grace` to finish. New connections are refused until then. Cancelled, it is half
+        done: call it again.
         """
         await self._end_everybody()
         await self._announcer.stop()
@@ -476,6 +477,7 @@ class ConnectionManager:
         await self._send_here(self._registry.outboxes(EVERYBODY), Close(CloseCode.SERVICE_RESTART))
         await self._flusher.settle(self.settings.send_timeout)
         await end_tasks(self._readers.tasks)
+        await self._announcer.finish(self.settings.disconnect_grace)  # while the other nodes can still be told
 
     def _stop_telemetry(self) -> None:
         telemetry, self._telemetry = self._telemetry, None

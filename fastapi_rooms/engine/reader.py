@@ -131,6 +131,11 @@ class Reader:
         """Whether the client is not read from, since its handler has too much to do."""
         return self._inbox is not None and self._inbox.is_full
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the handler has a message in hand: it took one and has not come back for the next."""
+        return self.received > 0 and not self.is_awaited and not self.has_ended
+
     def start(self) -> None:
         """Read in a task from now on, unless a task or a waiting handler reads already, or nothing will come."""
         if self.task is None and not self.is_inline and not self.has_ended:

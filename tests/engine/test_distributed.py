@@ -18,6 +18,7 @@ from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError, 
 from fastapi_rooms.domain.messages import Close, Message, MessageType
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
+from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.refusals import HandshakeRefused
 from fastapi_rooms.testing import LocalCluster
 
@@ -171,6 +172,24 @@ async def test_stopping_is_idempotent_also_concurrently_and_before_the_first_sta
     await manager.stop()
     assert backend.receiver is None
     assert backend.faults == []
+    assert only_this_task()
+
+
+async def test_the_hooks_of_a_node_that_stops_still_reach_the_other_nodes():
+    async def tell(end):
+        await asyncio.sleep(0.01)  # a database
+        await leaving.broadcast_to_room("kitchen", f"{end.connection.user_id} has left")
+
+    one, other = LocalCluster(2)
+    leaving = DistributedWebSocketManager(one, hooks=Hooks(disconnected=tell))
+    staying = DistributedWebSocketManager(other)
+    await leaving.start(required=True)
+    await staying.start(required=True)
+    await connected(leaving, "kitchen", "ann")
+    peer, _ = await connected(staying, "kitchen")
+    await leaving.stop()
+    await until(lambda: peer.texts == ["ann has left"])
+    await staying.stop()
     assert only_this_task()
 
 

@@ -120,6 +120,48 @@ def test_the_first_who_came_are_closed_first_and_the_others_still_hear_everybody
     run_clocked(main)
 
 
+def test_whose_handler_is_at_work_is_closed_last_and_gets_the_answer():
+    """At the pace of all others, whether it comes to its end or not; a handler that has nothing in hand is no work."""
+
+    async def answer_one(peer, connection, seconds):
+        messages = manager.messages(connection, str)
+        peer.say("question")
+        await anext(messages)
+        await asyncio.sleep(seconds)
+        await connection.send("answer")
+        with pytest.raises(StopAsyncIteration):
+            await anext(messages)  # and waits for the next
+
+    async def push(peer, connection):
+        manager.messages(connection, str)
+        await asyncio.Event().wait()
+
+    async def main():
+        nonlocal manager
+        manager = ConnectionManager()
+        quick, slow, pushed = [[await connected(manager) for _ in range(MIN_BATCH)] for _ in range(3)]
+        handlers = [asyncio.create_task(answer_one(*one, BATCH_SECONDS / 2)) for one in quick]
+        handlers += [asyncio.create_task(answer_one(*one, 3600)) for one in slow]
+        handlers += [asyncio.create_task(push(*one)) for one in pushed]
+        await ticks()
+        batches = batches_of(manager)
+        draining = asyncio.create_task(manager.drain(10))
+        await until(lambda: len(batches) == 1)
+        assert all(not connection.is_open for _, connection in pushed)
+        await draining
+        assert [peer.texts for peer, _ in quick] == [["answer"]] * MIN_BATCH
+        assert [peer.texts for peer, _ in slow] == [[]] * MIN_BATCH
+        assert [peer.close_codes for peer, _ in (*quick, *slow)] == [[1012]] * 2 * MIN_BATCH
+        assert [size for _, size in batches] == [MIN_BATCH] * 3
+        for handler in handlers:
+            handler.cancel()
+        await asyncio.wait(handlers)
+        await manager.stop()
+
+    manager = None
+    run_clocked(main)
+
+
 @pytest.mark.parametrize("count", [0, 1, MIN_BATCH])
 def test_a_few_are_closed_at_once_and_the_drain_is_over_with_the_last(caplog, count):
     async def main():

@@ -300,7 +300,8 @@ async def test_async_hooks_run_beside_each_other_and_are_ended_with_the_manager(
     async def at_once(end):
         begun.append(end.connection)
 
-    manager = ConnectionManager(hooks=Hooks(connected=take_for_ever, disconnected=at_once))
+    settings = RoomsSettings(disconnect_grace=0.05)
+    manager = ConnectionManager(settings, hooks=Hooks(connected=take_for_ever, disconnected=at_once))
     connections = [(await connected(manager))[1] for _ in range(3)]
     await ticks()
     assert begun == connections
@@ -309,6 +310,22 @@ async def test_async_hooks_run_beside_each_other_and_are_ended_with_the_manager(
     assert begun == connections * 2, "who was closed by the stop was told, too"
     assert sorted(map(id, ended)) == sorted(map(id, connections))
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("is_drained", [False, True])
+async def test_a_hook_that_writes_something_down_comes_to_its_end_also_when_the_manager_stops(is_drained):
+    offline = []
+
+    async def write_down(end):
+        await asyncio.sleep(0.05)  # a database
+        offline.append((end.connection, end.code))
+
+    manager = ConnectionManager(hooks=Hooks(disconnected=write_down))
+    connections = [(await connected(manager))[1] for _ in range(3)]
+    if is_drained:
+        await manager.drain(1)
+    await manager.stop()
+    assert offline == [(connection, 1012) for connection in connections]
 
 
 async def test_what_is_due_at_the_stop_is_told_and_gets_to_its_first_await():

@@ -22,7 +22,6 @@ tell = print  # shown when the test fails, and by `make soak`
 
 
 @pytest.mark.long
-@pytest.mark.skipif("ROOMS_SOAK_SECONDS" not in os.environ, reason="by hand: make soak")
 @pytest.mark.timeout(4 * SECONDS + 300)
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="what a process holds is read from /proc")
 async def test_what_was_promised_arrives_and_nothing_is_left_behind(tmp_path):
