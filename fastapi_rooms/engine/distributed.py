@@ -137,8 +137,8 @@ class DistributedWebSocketManager(ConnectionManager):
     async def stop(self) -> None:
         """Close what is left with 1012, wait for what is on its way to other nodes, end everything that runs.
 
-        Can be started again afterwards. Returns after at most `send_timeout`, what `async` hooks take (`disconnect_grace`
-        at most) and `publish_timeout`. Cancelled, it is half done: call it again.
+        Can be started again afterwards. Returns after at most `send_timeout`, what `async` hooks take (at most
+        `disconnect_grace`) and `publish_timeout`. Cancelled, it is half done: call it again.
         """
         async with self._changing():
             await self._end_everybody()

@@ -11,6 +11,7 @@ from fastapi_rooms.domain.envelope import Envelope, Target, TargetKind, TraceCon
 from fastapi_rooms.domain.messages import Close, Message
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.stats import Stats
+from fastapi_rooms.telemetry.caller_trace import CallerTrace
 from fastapi_rooms.telemetry.catalogue import MANAGER, RECIPIENTS, SOURCE, TARGET
 from fastapi_rooms.telemetry.reporter import Reporter
 
@@ -36,6 +37,7 @@ class Telemetry:
         self.reporter = reporter
         self._instruments = instruments  # None: only spans are recorded
         self._tracing = tracing  # None: only numbers are recorded
+        self._caller_trace = CallerTrace()
         self._failures_said = Seldom()
         number = None if instruments is None else instruments.add(reporter)
         self._here = _attributes(number, "here")
@@ -43,13 +45,7 @@ class Telemetry:
 
     def trace(self) -> TraceContext | None:
         """Return what an envelope that is published now tells about its trace."""
-        if self._tracing is None:
-            return None
-        try:
-            return self._tracing.here()
-        except Exception as error:  # noqa: BLE001 - whatever the app's propagators raise
-            self._log(error)
-            return None
+        return None if self._tracing is None else self._caller_trace.get()
 
     def deliver(
         self,

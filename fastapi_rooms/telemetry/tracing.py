@@ -14,20 +14,10 @@ SPAN = "fastapi_rooms deliver"
 
 
 class Tracing:
-    """Takes the trace of a publisher along to the nodes that hear it."""
+    """Makes the spans in which a node delivers what others have published."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
-
-    def here(self) -> TraceContext | None:
-        """Return where the caller is in a trace, by the app's own propagators; None if nobody will see that trace."""
-        context = trace.get_current_span().get_span_context()
-        if not (context.is_valid and context.trace_flags.sampled):
-            return None
-        carrier: dict[str, str] = {}
-        propagate.inject(carrier)
-        traceparent = carrier.get("traceparent")
-        return None if traceparent is None else TraceContext(traceparent, carrier.get("tracestate", ""))
 
     def hearing(self, envelope: Envelope) -> AbstractContextManager[Span] | None:
         """Return the span in which an envelope is delivered; None if it was not published in one.
@@ -40,6 +30,17 @@ class Tracing:
             return None
         attributes = {TARGET: envelope.target.kind.name.lower(), ORIGIN: envelope.origin}
         return self._tracer.start_as_current_span(SPAN, Context(), SpanKind.CONSUMER, attributes, [Link(publisher)])
+
+
+def trace_here() -> TraceContext | None:
+    """Return where the caller is in a trace, by the app's own propagators; None if nobody will see that trace."""
+    context = trace.get_current_span().get_span_context()
+    if not (context.is_valid and context.trace_flags.sampled):
+        return None
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    traceparent = carrier.get("traceparent")
+    return None if traceparent is None else TraceContext(traceparent, carrier.get("tracestate", ""))
 
 
 def current_tracing() -> Tracing | None:

@@ -10,7 +10,7 @@ from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
 
-from fastapi_rooms import DistributedWebSocketManager, RoomsSettings
+from fastapi_rooms import DistributedWebSocketManager, Publisher, RoomsSettings
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, TraceContext, decode, room_target
 from fastapi_rooms.domain.messages import Message
 from fastapi_rooms.testing import LocalCluster
@@ -101,6 +101,23 @@ async def test_outside_of_a_span_nothing_is_added(nodes, spans, published):
     assert [envelope.trace for envelope in published] == [None]
     assert published[0].encode()[2] == 1
     assert not spans.delivered()
+
+
+async def test_what_a_publisher_without_connections_sends_links_too(spans):
+    one, other = LocalCluster()
+    there = DistributedWebSocketManager(other)
+    await there.start()
+    await connected(there, "kitchen")
+    async with Publisher(one) as publisher:
+        with spans.tracer.start_as_current_span("a job") as job:
+            await publisher.broadcast_to_room("kitchen", "hello")
+        await until(spans.delivered)
+        (link,) = spans.delivered()[0].links
+        context = job.get_span_context()
+        assert (link.context.trace_id, link.context.span_id) == (context.trace_id, context.span_id)
+        await publisher.broadcast_to_room("kitchen", "outside")
+    await there.stop()
+    assert len(spans.delivered()) == 1
 
 
 async def test_a_span_that_is_not_sampled_leads_nowhere(nodes, spans, published):

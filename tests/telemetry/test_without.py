@@ -10,6 +10,8 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NonRecordingSpan, NoOpTracerProvider, SpanContext, TraceFlags
 
 from fastapi_rooms import ConnectionManager, DistributedWebSocketManager
+from fastapi_rooms.telemetry import caller_trace
+from fastapi_rooms.telemetry.caller_trace import CallerTrace
 from fastapi_rooms.testing import LocalCluster
 
 
@@ -63,6 +65,9 @@ async def test_without_opentelemetry_everything_works(monkeypatch, numbers, span
     with pytest.raises(ImportError):
         import opentelemetry  # noqa: F401
     await check_it_measures_nothing()
+    caller_trace._here.cache_clear()
+    assert CallerTrace().get() is None
+    caller_trace._here.cache_clear()
 
 
 async def test_a_provider_that_fails_is_logged_and_nothing_else_comes_of_it(monkeypatch, caplog):

@@ -17,6 +17,7 @@ from fastapi_rooms.domain.errors import BackendUnavailable
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
 from fastapi_rooms.domain.revocation import Revocation, revocation_key
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.telemetry.caller_trace import CallerTrace
 
 
 class _Deaf:
@@ -52,6 +53,7 @@ class Publisher:
         self._settings = settings if settings is not None else RoomsSettings()
         self._backend = redis_url if isinstance(redis_url, Backend) else RedisBackend(redis_url, self._settings)
         self._id = uuid4().hex
+        self._caller_trace = CallerTrace()
         self._loop: asyncio.AbstractEventLoop | None = None  # on which it was last used; None: it was not yet
         self._changing: asyncio.Lock  # set by the first start or stop on a loop; held while it starts or stops
         self._is_started = False  # on that loop
@@ -143,7 +145,7 @@ class Publisher:
         return self._changing
 
     async def _publish(self, target: Target, content: Message | Close) -> None:
-        envelope = Envelope(self._id, target, content)
+        envelope = Envelope(self._id, target, content, trace=self._caller_trace.get())
         check_size(envelope, self._settings.max_envelope_bytes)
         await self.start()
         await self._tell(self._backend.publish(envelope))

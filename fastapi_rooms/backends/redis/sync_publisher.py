@@ -22,6 +22,7 @@ from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, check_siz
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
 from fastapi_rooms.domain.revocation import Revocation, revocation_key
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.telemetry.caller_trace import CallerTrace
 
 # Who does not say which library it is has two answers less to wait for.
 _NAMELESS = {"driver_info": None} if hasattr(redis, "driver_info") else {"lib_name": None, "lib_version": None}
@@ -50,6 +51,7 @@ class SyncPublisher:
         self._place = locate(redis_url, self._settings.publish_timeout)
         self._channels = Channels(self._settings.key_prefix)
         self._id = uuid4().hex
+        self._caller_trace = CallerTrace()
         self._word = "SPUBLISH" if isinstance(self._place, ClusterSeeds) else "PUBLISH"
         self._client: Any = None  # made at the first call: a cluster is asked for its table then
         self._adopting = Lock()  # held while a client is taken into use
@@ -107,7 +109,7 @@ class SyncPublisher:
             self._publish(target, revocation.close)
 
     def _publish(self, target: Target, content: Message | Close) -> None:
-        envelope = Envelope(self._id, target, content)
+        envelope = Envelope(self._id, target, content, trace=self._caller_trace.get())
         check_size(envelope, self._settings.max_envelope_bytes)
         self._tell(self._word, self._channels.of(target), envelope.encode())
 

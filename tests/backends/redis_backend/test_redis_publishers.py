@@ -12,6 +12,8 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from pydantic import BaseModel
 from redis.asyncio import Redis
 from redis_nodes import ROOM, Node, running_nodes, some_settings
@@ -132,6 +134,18 @@ async def test_everybody_a_room_and_a_user_are_reached_and_closed(each_broker, m
     assert len({envelope.origin for envelope in node.envelopes}) == 1
     assert {envelope.excluded for envelope in node.envelopes} == {frozenset()}
     await node.backend.stop()
+
+
+@one_kind_is_enough
+async def test_they_take_along_where_in_a_trace_the_caller_is(broker, make):
+    either = make(broker.url)
+    node = await listening(either, broker)
+    with trace.use_span(NonRecordingSpan(SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1)))):
+        await either.call("broadcast_to_room", "kitchen", "inside")
+    await either.call("broadcast_to_room", "kitchen", "outside")
+    inside, outside = await node.received(2)
+    assert inside.trace.traceparent == f"00-{1:032x}-{2:016x}-01"
+    assert outside.trace is None
 
 
 @pytest.mark.parametrize(
