@@ -34,8 +34,17 @@ class CallerTrace:
 def _here() -> Callable[[], TraceContext | None] | None:
     """Return how to ask OpenTelemetry; None if it is not installed. At the first call, since imports do nothing."""
     try:
-        # FastAPI brings the API, but the oldest that we support does not.
-        from fastapi_rooms.telemetry.tracing import trace_here  # noqa: PLC0415
+        from opentelemetry import propagate, trace  # noqa: PLC0415 - the oldest FastAPI does not bring it
     except ImportError:
         return None
-    return trace_here
+
+    def here() -> TraceContext | None:
+        context = trace.get_current_span().get_span_context()
+        if not (context.is_valid and context.trace_flags.sampled):
+            return None  # nobody will see that trace
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)  # by the app's own propagators
+        traceparent = carrier.get("traceparent")
+        return None if traceparent is None else TraceContext(traceparent, carrier.get("tracestate", ""))
+
+    return here

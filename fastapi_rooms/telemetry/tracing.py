@@ -32,17 +32,6 @@ class Tracing:
         return self._tracer.start_as_current_span(SPAN, Context(), SpanKind.CONSUMER, attributes, [Link(publisher)])
 
 
-def trace_here() -> TraceContext | None:
-    """Return where the caller is in a trace, by the app's own propagators; None if nobody will see that trace."""
-    context = trace.get_current_span().get_span_context()
-    if not (context.is_valid and context.trace_flags.sampled):
-        return None
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    traceparent = carrier.get("traceparent")
-    return None if traceparent is None else TraceContext(traceparent, carrier.get("tracestate", ""))
-
-
 def current_tracing() -> Tracing | None:
     """Return how the tracer provider that is set is used; None if there is none that records."""
     provider = trace.get_tracer_provider()
