@@ -13,8 +13,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 # What waits for brokers mostly waits, and looks at the clock: more of it side by side, but not beside the rest.
 TIMED := tests/backends/redis_backend tests/faults tests/faults_groups
-PARALLEL := --numprocesses 2 --dist worksteal -m "not long"
-PARALLEL_TIMED := --numprocesses 3 --dist loadfile -m "not long"
+PARALLEL := --numprocesses 4 --dist worksteal -m "not long"
+PARALLEL_TIMED := --numprocesses 5 --dist loadfile -m "not long"
 
 .PHONY: demo demo-cluster bench test test-long soak test-fast test-lowest check format-check lint imports types docs docs-serve format clean
 

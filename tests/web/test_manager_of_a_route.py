@@ -5,8 +5,17 @@ from typing import Annotated, Any
 import pytest
 from fastapi import Depends, FastAPI
 from support import until
+from websockets.exceptions import InvalidStatus
 
-from fastapi_rooms import ConnectionDep, ConnectionManager, Incoming, ManagerDep, RoomsExtension, get_manager
+from fastapi_rooms import (
+    ConnectionDep,
+    ConnectionManager,
+    Incoming,
+    ManagerDep,
+    RoomsExtension,
+    RoomsSettings,
+    get_manager,
+)
 
 FreshManager = Annotated[ConnectionManager, Depends(get_manager, use_cache=False)]
 """FastAPI solves this each time that it is asked for, so that it can be counted."""
@@ -87,5 +96,20 @@ async def test_an_override_is_honoured_and_called_once_for_each_connection(stage
                 assert "hall" in await client.receive()
                 assert (other.active_connections, rooms.manager.active_connections) == (1, 0)
             await until(lambda: not other.active_connections)
-            # Who wants a fresh one gets it beside the one that is asked first whether the client may connect.
-            assert len(calls) == count * (2 if handler is asks_for_a_fresh_one else 1)
+            assert len(calls) == count
+
+
+async def test_the_manager_that_stands_in_refuses_foreign_pages_by_its_own_settings(stage):
+    rooms = RoomsExtension(settings=RoomsSettings(allowed_origins=["https://one.example"]))
+    other = ConnectionManager(RoomsSettings(allowed_origins=["https://other.example"]))
+    rooms.ws_route("/ws", room="hall")(asks_not)
+    app = FastAPI()
+    app.include_router(rooms.router)
+    app.dependency_overrides[get_manager] = lambda: other
+    async with stage.plays(app) as server:
+        with pytest.raises(InvalidStatus) as refused:
+            await server.client("/ws", origin="https://one.example").__aenter__()
+        assert refused.value.response.status_code == 403
+        async with server.client("/ws", origin="https://other.example") as client:
+            await client.send("hi")
+            assert "hall" in await client.receive()
