@@ -14,7 +14,7 @@ class Counters:
     sent_messages: int = 0
     """Messages handed to outboxes, one for each recipient."""
     received_messages: int = 0
-    """Messages of clients that were read."""
+    """Messages of clients that were read and not dropped for their rate or size."""
     lost_messages: int = 0
     """Messages that an outbox had accepted or was offered, and that were not written: dropped, or the peer was gone."""
     slow_consumers: int = 0
@@ -36,6 +36,12 @@ class Counters:
     """Connections closed with 4408: no first message, or no answer to a ping message."""
     expired: int = 0
     """Connections closed with 4401 because their credentials had expired."""
+    unreadable: int = 0
+    """Connections closed with 1007 because `max_invalid_messages` in a row did not fit."""
+    outlived: int = 0
+    """Connections closed with 1000 because they were `max_connection_seconds` old."""
+    restarted: int = 0
+    """Connections closed with 1012 because the node was stopped."""
     refused: Counter[Refusal] = field(default_factory=Counter)
     """Handshakes and joins that were refused, by reason."""
 

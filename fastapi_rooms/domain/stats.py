@@ -28,12 +28,12 @@ class Stats:
     sent_messages: int
     """Messages handed to outboxes, one for each recipient."""
     received_messages: int
-    """Messages of clients that were read."""
+    """Messages of clients that were read and not dropped for their rate or size."""
     dropped: Mapping[str, int]
     """Messages that were not delivered or not handled, by reason: `lost`, `rate_limited`, `invalid`, `oversized`."""
     closed: Mapping[str, int]
     """Connections that were ended for a reason: `slow_consumer`, `stalled`, `full_inbox`, `flooding`, `silent`,
-    `expired`."""
+    `expired`, `invalid`, `lifetime`, `restart`."""
     refused: Mapping[str, int]
     """Handshakes and joins that were refused, by reason: each `Refusal`."""
     is_draining: bool
@@ -71,6 +71,9 @@ class Stats:
                 "flooding": counters.flooders,
                 "silent": counters.silent,
                 "expired": counters.expired,
+                "invalid": counters.unreadable,
+                "lifetime": counters.outlived,
+                "restart": counters.restarted,
             },
             refused={reason.value: counters.refused[reason] for reason in Refusal},
             is_draining=is_draining,

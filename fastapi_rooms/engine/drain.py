@@ -40,10 +40,10 @@ class Drain:
 
     Args:
         settings: How long it takes.
-        counters: Where is counted who is aborted.
+        counters: Where is counted who is closed, and who is aborted.
         registry: Who is here.
         flusher: Who knows when everything is written, and aborts the rest.
-        close: Called to close some.
+        close: Called to close some; returns how many.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Drain:
         counters: Counters,
         registry: Registry,
         flusher: Flusher,
-        close: Callable[[Collection[Outbox], Close], object],
+        close: Callable[[Collection[Outbox], Close], int],
     ) -> None:
         self._settings = settings
         self._counters = counters
@@ -115,7 +115,8 @@ class Drain:
         while len(self._registry) and not is_late:  # who is left after the last batch could not be closed
             is_late = clock() - began >= seconds * SPREAD
             everybody = self._registry.outboxes(EVERYBODY)
-            self._close(list(everybody) if is_late else _first(everybody, size), RESTARTING)
+            some = list(everybody) if is_late else _first(everybody, size)
+            self._counters.restarted += self._close(some, RESTARTING)
             if len(self._registry):
                 await asyncio.sleep(BATCH_SECONDS)
         deadline = max(began + seconds, clock() + min(GRACE_SECONDS, seconds * (1 - SPREAD)))

@@ -474,7 +474,8 @@ class ConnectionManager:
 
     async def _end_everybody(self) -> None:
         await self._drain.interrupt(self.settings.send_timeout)  # who came now would go without a close frame
-        await self._send_here(self._registry.outboxes(EVERYBODY), Close(CloseCode.SERVICE_RESTART))
+        left = self._registry.outboxes(EVERYBODY)
+        self._counters.restarted += await self._send_here(left, Close(CloseCode.SERVICE_RESTART))
         await self._flusher.settle(self.settings.send_timeout)
         await end_tasks(self._readers.tasks)
         await self._announcer.finish(self.settings.disconnect_grace)  # while the other nodes can still be told

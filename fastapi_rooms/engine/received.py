@@ -99,5 +99,6 @@ class Received(AsyncIterator[Any]):
         await self._connection.send(error_message("invalid_message", errors=error.errors))
         if self._invalid_in_a_row < self._readers.settings.max_invalid_messages:
             return True
+        self._readers.counters.unreadable += self._connection.is_open
         await self._connection.close(CloseCode.INVALID_DATA, "too many invalid messages")
         return False

@@ -111,6 +111,7 @@ class Timekeeper:
             self._close(connection, Close(CloseCode.SILENT, "no message came in time"))
 
     def _on_old_age(self, connection: Connection) -> None:
+        self._counters.outlived += 1
         self._close(connection, Close(CloseCode.NORMAL, "connected for long enough"))
 
     def _on_heartbeat(self, connection: Connection, received_before: int) -> None:

@@ -114,7 +114,7 @@ METRICS = (
         "fastapi_rooms.received.messages",
         Kind.COUNTER,
         "{message}",
-        "Messages of clients that were read.",
+        "Messages of clients that were read and not dropped for their rate or size.",
         lambda stats: stats.received_messages,
     ),
     Metric(

@@ -74,6 +74,9 @@ COUNTED = {
     "flooders": lambda stats: stats.closed["flooding"],
     "silent": lambda stats: stats.closed["silent"],
     "expired": lambda stats: stats.closed["expired"],
+    "unreadable": lambda stats: stats.closed["invalid"],
+    "outlived": lambda stats: stats.closed["lifetime"],
+    "restarted": lambda stats: stats.closed["restart"],
 }
 
 

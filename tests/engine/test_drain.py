@@ -31,7 +31,7 @@ def batches_of(manager):
 
     def note(outboxes, frame):
         batches.append((asyncio.get_running_loop().time(), len(outboxes)))
-        close(outboxes, frame)
+        return close(outboxes, frame)
 
     manager._drain._close = note
     return batches
@@ -168,6 +168,7 @@ def test_a_few_are_closed_at_once_and_the_drain_is_over_with_the_last(caplog, co
         manager = ConnectionManager()
         peers = [(await connected(manager))[0] for _ in range(count)]
         await manager.drain(3600)
+        assert manager.counters.restarted == count
         assert now() < 0.1
         assert [peer.close_codes for peer in peers] == [[1012]] * count
         assert said(caplog)[1] == f"drained: {count} connections closed, 0 of them aborted, in 0.0 s"
@@ -505,8 +506,14 @@ async def test_it_does_not_run_in_the_context_of_the_request_that_asked_for_it(m
     request = ContextVar("request")
     seen = []
     await connected(manager)
-    manager._drain._close = lambda *_: (seen.append(request.get(None)), manager.disconnect(connection))
     (connection,) = manager._registry.all()
+
+    def close(_outboxes, _frame):
+        seen.append(request.get(None))
+        manager.disconnect(connection)
+        return 1
+
+    manager._drain._close = close
     request.set("of somebody")
     await manager.drain(1)
     assert seen == [None]

@@ -58,6 +58,7 @@ async def test_too_many_invalid_messages_in_a_row_end_the_connection():
     assert peer.close_codes == [1007]
     assert peer.texts.count('{"type":"pong"}') == 1
     assert manager.counters.invalid_messages == 7
+    assert manager.counters.unreadable == 1
     await manager.stop()
 
 

@@ -308,6 +308,7 @@ async def test_nobody_is_connected_longer_than_may_be(stage, wire, path):
     async with stage.plays(rooms) as server, server.client(path) as client:
         begin = time.monotonic()
         assert await client.closed() == (1000, "connected for long enough")
+        assert rooms.manager.stats().closed["lifetime"] == 1
         assert time.monotonic() - begin > 0.1
 
 
@@ -527,6 +528,8 @@ async def test_an_end_by_the_server_is_told_with_ours(stage, wire, path, told, e
         (None, ""),
         (1012, ""),
     ]
+    closed = rooms.manager.stats().closed
+    assert (closed["invalid"], closed["restart"]) == (1, 1)
 
 
 async def test_the_end_of_who_does_not_read_is_told(stage, wire, told, ends):
