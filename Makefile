@@ -11,8 +11,9 @@ BENCH ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-# What waits for brokers mostly waits, and looks at the clock: more of it side by side, but not beside the rest.
-TIMED := tests/backends/redis_backend tests/faults tests/faults_groups
+# What waits for brokers, or for a server that drains, mostly waits, and looks at the clock: more of it side by side, but
+# not beside the rest.
+TIMED := tests/integration/test_drain.py tests/backends/redis_backend tests/faults tests/faults_groups
 PARALLEL := --numprocesses 4 --dist worksteal -m "not long"
 PARALLEL_TIMED := --numprocesses 5 --dist loadfile -m "not long"
 

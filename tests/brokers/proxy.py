@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import threading
 from collections.abc import Coroutine, Iterator
 from typing import Any
@@ -24,7 +25,7 @@ class Proxy:
         self.accepted = 0
         self._target_port = target_port
         self._delay = 0.0
-        self._server: asyncio.Server | None = None  # None: it refuses
+        self._listener: socket.socket | None = None  # None: it refuses
         self._pumps: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._flowing: asyncio.Event  # set while bytes flow; made on the loop
@@ -75,13 +76,18 @@ class Proxy:
         if not hasattr(self, "_flowing"):
             self._flowing = asyncio.Event()
         self._flowing.set()
-        if self._server is None:
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        if self._listener is None:
+            # Neither `start_server` nor `sock_accept`: what these have accepted when they are ended, and not yet handed
+            # over, is left open.
+            self._listener = socket.create_server(("127.0.0.1", self.port))
+            self._listener.settimeout(0)
+            self._loop.add_reader(self._listener, self._accept, self._listener)
 
     async def _refuse(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
         await self._drop()
 
     async def _drop(self) -> None:
@@ -92,24 +98,26 @@ class Proxy:
 
     async def _end(self) -> None:
         await self._refuse()
-        await asyncio.sleep(0.005)  # what was accepted just before turns up within a few ticks
+        for _ in range(3):
+            await asyncio.sleep(0)  # what was aborted is closed in the next tick
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._server is None:
-            writer.transport.abort()  # it was accepted just before the cut
-            return
+    def _accept(self, listener: socket.socket) -> None:
+        accepted, _ = listener.accept()
+        accepted.settimeout(0)
         self.accepted += 1
-        pump = self._loop.create_task(self._pass_on(reader, writer))
-        pump.add_done_callback(lambda _: writer.transport.abort())  # also if it is cancelled before it begins
+        pump = self._loop.create_task(self._pass_on(accepted))
+        pump.add_done_callback(lambda _: accepted.close())  # also if it is cancelled before it begins
         self._pumps.add(pump)
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(self, accepted: socket.socket) -> None:
         task = asyncio.current_task()
+        here: asyncio.StreamWriter | None = None
         there: asyncio.StreamWriter | None = None
         try:
+            reader, here = await asyncio.open_connection(sock=accepted)
             await self._flowing.wait()
             back, there = await asyncio.open_connection("127.0.0.1", self._target_port)
-            pumps = [asyncio.create_task(self._pump(reader, there)), asyncio.create_task(self._pump(back, writer))]
+            pumps = [asyncio.create_task(self._pump(reader, there)), asyncio.create_task(self._pump(back, here))]
             self._pumps.update(pumps)
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -119,8 +127,9 @@ class Proxy:
         except (OSError, asyncio.CancelledError) as end:
             logger.debug("the target is away, or the connection was cut: %r", end)
         finally:
-            if there is not None:
-                there.transport.abort()
+            for writer in (here, there):
+                if writer is not None:
+                    writer.transport.abort()
             self._pumps = {pump for pump in self._pumps if pump is not task and not pump.done()}
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
