@@ -33,7 +33,7 @@ class Stats:
     """Messages that were not delivered or not handled, by reason: `lost`, `rate_limited`, `invalid`, `oversized`."""
     closed: Mapping[str, int]
     """Connections that were ended for a reason: `slow_consumer`, `stalled`, `full_inbox`, `flooding`, `silent`,
-    `expired`, `invalid`, `lifetime`, `restart`."""
+    `expired`, `invalid_data`, `lifetime`, `restart`."""
     refused: Mapping[str, int]
     """Handshakes and joins that were refused, by reason: each `Refusal`."""
     is_draining: bool
@@ -71,7 +71,7 @@ class Stats:
                 "flooding": counters.flooders,
                 "silent": counters.silent,
                 "expired": counters.expired,
-                "invalid": counters.unreadable,
+                "invalid_data": counters.unreadable,
                 "lifetime": counters.outlived,
                 "restart": counters.restarted,
             },

@@ -74,7 +74,7 @@ COUNTED = {
     "flooders": lambda stats: stats.closed["flooding"],
     "silent": lambda stats: stats.closed["silent"],
     "expired": lambda stats: stats.closed["expired"],
-    "unreadable": lambda stats: stats.closed["invalid"],
+    "unreadable": lambda stats: stats.closed["invalid_data"],
     "outlived": lambda stats: stats.closed["lifetime"],
     "restarted": lambda stats: stats.closed["restart"],
 }

@@ -254,6 +254,7 @@ async def break_the_protocol(visit: Visit) -> str:
 
 async def talk_nonsense(visit: Visit) -> str:
     visit.may("invalid", 10)
+    visit.may("invalid_data")
     async with visit.client() as client:
         messages = visit.chance.sample(MESSAGES, 10)
         for message in messages:
@@ -264,6 +265,7 @@ async def talk_nonsense(visit: Visit) -> str:
         if told != ["invalid_message"] * 10:
             raise Treated(f"told {told} about {[message[:40] for message in messages]}")
         visit.did("invalid", 10)
+        visit.did("invalid_data")
         return ended
 
 

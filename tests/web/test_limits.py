@@ -529,7 +529,7 @@ async def test_an_end_by_the_server_is_told_with_ours(stage, wire, path, told, e
         (1012, ""),
     ]
     closed = rooms.manager.stats().closed
-    assert (closed["invalid"], closed["restart"]) == (1, 1)
+    assert (closed["invalid_data"], closed["restart"]) == (1, 1)
 
 
 async def test_the_end_of_who_does_not_read_is_told(stage, wire, told, ends):
