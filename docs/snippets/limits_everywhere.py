@@ -8,8 +8,12 @@ from limits.storage import storage_from_string
 
 from fastapi_rooms import Connection, Incoming, RoomsExtension
 
-# In production "async+redis://…": what all nodes count in.
-storage = storage_from_string(os.environ.get("LIMITS_URL", "async+memory://"))
+# In production "async+redis://…": what all nodes count in, by the library
+# that is installed already.
+storage = storage_from_string(
+    os.environ.get("LIMITS_URL", "async+memory://"),
+    implementation="redispy",
+)
 window = MovingWindowRateLimiter(storage)
 LIMITS = {"connect": parse("3 per minute"), "message": parse("5 per minute")}
 

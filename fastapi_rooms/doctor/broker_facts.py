@@ -1,4 +1,4 @@
-"""Asks Redis about itself: as the app would connect, with two commands that change nothing, and not for long."""
+"""Asks Redis about itself: as the app would connect, with commands that change nothing, and not for long."""
 
 import asyncio
 from dataclasses import replace
@@ -14,6 +14,8 @@ from fastapi_rooms.domain.errors import BackendUnavailable
 
 ASK_SECONDS = 3.0
 """How long all of it may take."""
+MAX_PAGES, PAGE_KEYS = 10, 1_000
+"""How much is looked through for keys of ours."""
 
 
 async def ask_broker(backend: Backend | None) -> Broker | Unreachable | None:
@@ -21,23 +23,39 @@ async def ask_broker(backend: Backend | None) -> Broker | Unreachable | None:
     if not isinstance(backend, RedisBackend):
         return None
     place: Place = backend._place  # noqa: SLF001 - nobody else needs to know it
+    prefix = backend._channels.of_key("").decode()  # noqa: SLF001 - nor this
     try:
         async with asyncio.timeout(ASK_SECONDS):
-            info, limits = await _told(place)
+            info, limits, own_keys = await _told(place, prefix)
     except TimeoutError:
         return Unreachable(place=str(place), reason=f"{place} gave no answer within {ASK_SECONDS:g} s")
     except (BackendUnavailable, Lost) as failure:
         return Unreachable(place=str(place), reason=str(failure))
     servers = place.servers if isinstance(place, ClusterSeeds) else (place.server,)
-    return _broker(place, servers[0], info, limits)
+    return _broker(place, servers[0], info, limits, own_keys)
 
 
-async def _told(place: Place) -> tuple[Any, Any]:
+async def _told(place: Place, prefix: str) -> tuple[Any, Any, int]:
     connection = await _dial(place)
     try:
-        return await ask(connection, "INFO"), await ask(connection, "CONFIG", "GET", "client-output-buffer-limit")
+        info, limits = await ask(connection, "INFO"), await ask(connection, "CONFIG", "GET", "client-output-buffer-limit")
+        return info, limits, await _count_keys(connection, f"{prefix}*")
     finally:
         await close(connection)
+
+
+async def _count_keys(connection: Any, pattern: str) -> int:
+    """Return how many keys there are, among the first thousands; 0 if this user may not look."""
+    cursor, found = "0", 0
+    for _ in range(MAX_PAGES):
+        answer = await ask(connection, "SCAN", cursor, "MATCH", pattern, "COUNT", str(PAGE_KEYS))
+        if not isinstance(answer, list):
+            break
+        cursor = answer[0].decode()
+        found += len(answer[1])
+        if cursor == "0":
+            break
+    return found
 
 
 async def _dial(place: Place) -> Any:
@@ -52,7 +70,7 @@ async def _dial(place: Place) -> Any:
     raise BackendUnavailable("; ".join(failures))
 
 
-def _broker(place: Place, server: Server, info: Any, limits: Any) -> Broker:
+def _broker(place: Place, server: Server, info: Any, limits: Any, own_keys: int) -> Broker:
     untold = Broker(
         place=str(place),
         is_local=isinstance(place, OneServer) and _is_local(server),
@@ -71,7 +89,7 @@ def _broker(place: Place, server: Server, info: Any, limits: Any) -> Broker:
         version=told.get("valkey_version" if is_valkey else "redis_version", ""),
         compatible=told.get("redis_version", ""),
         role=told.get("role", "master"),
-        keys=sum(_keys(value) for key, value in told.items() if key.startswith("db")),
+        foreign_keys=max(0, sum(_keys(value) for key, value in told.items() if key.startswith("db")) - own_keys),
         max_memory=int(told.get("maxmemory", 0)),
         eviction=told.get("maxmemory_policy", "noeviction"),
         output_limit=_output_limit(limits),

@@ -102,14 +102,15 @@ def redis_eviction(situation: Situation) -> Finding | None:
 def redis_shared(situation: Situation) -> Finding | None:
     """Somebody else may use the same channels."""
     broker = _told(situation)
-    if broker is None or situation.rooms is None or not broker.keys:
+    if broker is None or situation.rooms is None or not broker.foreign_keys:
         return None
     default = type(situation.rooms.settings).model_fields["key_prefix"].default
     if situation.rooms.settings.key_prefix != default:
         return None
     return note(
-        f"This Redis holds {broker.keys} keys, so others seem to use it, and key_prefix is the default {default!r}. "
-        "Another app with rooms on it would share rooms and users with this one, whatever its database number.",
+        f"This Redis holds {broker.foreign_keys} keys that are not ours, so others seem to use it, and key_prefix is "
+        f"the default {default!r}. Another app with rooms on it would share rooms and users with this one, "
+        "whatever its database number.",
         'If there is one, give each a prefix of its own: RoomsSettings(key_prefix="shop").',
     )
 

@@ -15,6 +15,7 @@ from fastapi_rooms.doctor.report import as_json, as_text, printable, wants_colou
 from fastapi_rooms.doctor.server_facts import CannotRead, NothingToDo, Started, read_command_line
 from fastapi_rooms.doctor.situation import Situation
 from fastapi_rooms.doctor.versions import installed, required
+from fastapi_rooms.domain.settings import are_seconds
 
 DESCRIPTION = """\
 Check an app and its environment, and say what will go wrong and what to do.
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "python -m fastapi_rooms doctor [OPTIONS] MODULE:APP [OPTIONS OF UVICORN]"
     parser.add_argument(
         "--proxy-timeout",
-        type=float,
+        type=_seconds,
         metavar="SECONDS",
         help="there is a proxy, and it closes connections after so many silent seconds (nginx, AWS: 60)",
     )
@@ -90,6 +91,14 @@ async def look(started: Started, loaded: Loaded, proxy_timeout: float | None = N
         versions=installed(),
         required=required(),
     )
+
+
+def _seconds(text: str) -> float:
+    """Read a time of the command line."""
+    seconds = float(text)
+    if not are_seconds(seconds):
+        raise argparse.ArgumentTypeError(f"{text} is no time: a number of seconds above 0")
+    return seconds
 
 
 def exit_code(findings: Iterable[Finding], *, strict: bool) -> int:

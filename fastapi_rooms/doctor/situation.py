@@ -109,7 +109,8 @@ class Broker:
     compatible: str = ""
     """The version of Redis that it says it is."""
     role: str = "master"
-    keys: int = 0
+    foreign_keys: int = 0
+    """Keys that are not ours, in all of its databases."""
     max_memory: int = 0
     """In bytes; 0: no limit."""
     eviction: str = "noeviction"

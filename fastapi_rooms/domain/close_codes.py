@@ -75,7 +75,8 @@ def check_close(code: int, reason: str) -> tuple[int, str]:
     A reason longer than 123 bytes of UTF-8 is cut at a character; lone surrogates become `?`.
 
     Raises:
-        ConfigurationError: The code may not be sent. Left alone it would reach the client as 1006.
+        ConfigurationError: The code may not be sent (left alone it would reach the client as 1006), or the reason is
+            no text.
     """
     is_number: bool = isinstance(code, int)  # asked at run time, too: "4000" is easily passed
     if not is_number or (code not in _SENDABLE and not 3000 <= code <= 4999):  # noqa: PLR2004 - RFC 6455 section 7.4.2
@@ -83,5 +84,8 @@ def check_close(code: int, reason: str) -> tuple[int, str]:
             f"{code!r} is no close code that may be sent: use 1000-1003, 1007-1014, 3000-3999 (registered) "
             "or 4000-4999 (your own)"
         )
+    is_text: bool = isinstance(reason, str)
+    if not is_text:
+        raise ConfigurationError(f"the reason of a close is a text, not {reason!r}: leave it out if there is none")
     encoded = reason.encode("utf-8", "replace")[:MAX_REASON_BYTES]
     return int(code), encoded.decode("utf-8", "ignore")

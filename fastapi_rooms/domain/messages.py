@@ -206,6 +206,10 @@ def _kind(message: Any) -> str:
     return type(message).__name__
 
 
+MAX_PONG = 64
+"""What is longer says more than that somebody is there."""
+
+
 def is_control(payload: str | bytes) -> MessageType | None:
     """Return PING or PONG if the payload is such an application message, else None."""
     try:
@@ -214,3 +218,8 @@ def is_control(payload: str | bytes) -> MessageType | None:
         return None
     kind = value.get("type") if isinstance(value, Mapping) else None
     return MessageType(kind) if kind in ("ping", "pong") else None
+
+
+def is_pong(payload: str | bytes) -> bool:
+    """Return whether a message is what answers a ping message, at little cost where it is none."""
+    return len(payload) <= MAX_PONG and is_control(payload) is MessageType.PONG

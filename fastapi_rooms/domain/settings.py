@@ -1,5 +1,6 @@
 """Limits and policies: one frozen value, validated once."""
 
+import math
 from collections.abc import Sequence
 from difflib import get_close_matches
 from enum import StrEnum
@@ -17,6 +18,11 @@ PerSecond = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+def are_seconds(value: object) -> bool:
+    """Return whether something is a number of seconds, above 0 and not without end."""
+    return isinstance(value, int | float) and 0 < value < math.inf
+
+
 def _listed(origins: Any) -> Any:
     """Let one text stand for itself only: its characters are no origins."""
     if isinstance(origins, str):
@@ -30,6 +36,8 @@ def _are_origins(origins: Sequence[str]) -> tuple[str, ...]:
 
 
 ENV_PREFIX = "ROOMS_"
+ENV_NONE = "none"
+"""What stands for None in a variable."""
 
 
 class Overflow(StrEnum):
@@ -142,6 +150,8 @@ class RoomsSettings(BaseModel):
     def from_env(cls) -> Self:
         """Read the settings from `ROOMS_…` environment variables, for example `ROOMS_OUTBOX_BYTES`.
 
+        `none` stands for None, and a list is written with commas in between, or as JSON.
+
         Needs the extra `fastapi-rooms[settings]` (pydantic-settings). Variables that start with `ROOMS_` and resemble
         no field belong to somebody else and are left alone.
 
@@ -150,7 +160,7 @@ class RoomsSettings(BaseModel):
             pydantic.ValidationError: A value is out of range.
         """
         try:
-            from pydantic_settings import BaseSettings, SettingsConfigDict  # noqa: PLC0415 - an extra
+            from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict  # noqa: PLC0415 - an extra
         except ImportError as error:
             raise ConfigurationError(
                 "RoomsSettings.from_env() needs pydantic-settings: pip install 'fastapi-rooms[settings]'"
@@ -162,8 +172,18 @@ class RoomsSettings(BaseModel):
             if variable.startswith(ENV_PREFIX) and name not in cls.model_fields and _nearest(name, cls.model_fields):
                 raise ConfigurationError(f"{variable}: {_unknown_field(name, list(cls.model_fields))}")
 
+        class Source(EnvSettingsSource):
+            def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:
+                if value.lstrip().startswith("["):
+                    return super().decode_complex_value(field_name, field, value)
+                return [part.strip() for part in value.split(",") if part.strip()]
+
         class Environment(cls, BaseSettings):  # type: ignore[misc,valid-type] # a model made for this one reading
-            model_config = SettingsConfigDict(env_prefix=ENV_PREFIX)
+            model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_parse_none_str=ENV_NONE)
+
+            @classmethod
+            def settings_customise_sources(cls, settings_cls: Any, **_others: Any) -> tuple[Source]:  # type: ignore[override]
+                return (Source(settings_cls),)
 
         return cls(**Environment().model_dump())
 

@@ -5,6 +5,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal, NoReturn
 
 from starlette.concurrency import run_in_threadpool
@@ -46,20 +47,36 @@ def in_a_loop() -> bool:
     return True
 
 
-def check_takes_two(authorize_join: Callable[..., object]) -> None:
-    """Check that a function can be asked about a connection and a room, and wants to know nothing else.
+def check_answers(function: object, name: str) -> None:
+    """Check that a function returns its answer: what yields one returns a generator, which is true.
+
+    Args:
+        function: A function, or what can be called like one.
+        name: What it is called where it is passed in.
+
+    Raises:
+        ConfigurationError: It does not, or is no function.
+    """
+    if not callable(function):
+        raise ConfigurationError(f"{name} takes a function, not {function!r}")
+    while isinstance(function, partial):
+        function = function.func
+    called = function if inspect.isroutine(function) else type(function).__call__
+    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+        raise ConfigurationError(f"{name} is asked a question, but {function!r} yields: write `return` in it")
+
+
+def _check_takes_two(function: Callable[..., object], takes: str, advice: str = "") -> None:
+    """Check that a function can be called with two arguments.
 
     Raises:
         ConfigurationError: It cannot.
     """
-    name = getattr(authorize_join, "__name__", repr(authorize_join))
+    name = getattr(function, "__name__", repr(function))
     try:
-        inspect.signature(authorize_join).bind(None, "room")
+        inspect.signature(function).bind(None, "")
     except TypeError as error:
-        raise ConfigurationError(
-            f"authorize_join is called with a connection and a room, but {name}(): {error}. Only that of a route, "
-            "`ws_route(authorize_join=...)`, may take dependencies beside them"
-        ) from error
+        raise ConfigurationError(f"{takes}, but {name}(): {error}{advice}") from error
     except ValueError:
         return  # written in C: nobody knows what it takes
 
@@ -95,7 +112,15 @@ class Admission:
         self._hooks = hooks
         self._announcer = announcer
         if authorize_join is not None:
-            check_takes_two(authorize_join)
+            check_answers(authorize_join, "authorize_join")
+            _check_takes_two(
+                authorize_join,
+                "authorize_join is called with a connection and a room",
+                ". Only that of a route, `ws_route(authorize_join=...)`, may take dependencies beside them",
+            )
+        if limiter is not None:
+            check_answers(limiter, "limiter")
+            _check_takes_two(limiter, 'limiter is called with a connection and "connect" or "message"')
         self._authorize_join = authorize_join
         self._limiter = limiter
         self._drains_for = drains_for

@@ -13,7 +13,7 @@ from fastapi_rooms.domain.envelope import EVERYBODY
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.domain.registry import Registry
-from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.domain.settings import RoomsSettings, are_seconds
 from fastapi_rooms.engine.flusher import Flusher
 from fastapi_rooms.tasks import end_tasks
 
@@ -80,7 +80,7 @@ class Drain:
         """
         if seconds is None:
             seconds = self._settings.drain_timeout or DEFAULT_SECONDS
-        if not 0 < seconds < math.inf:
+        if not are_seconds(seconds):
             raise ConfigurationError(f"drain takes a number of seconds above 0, not {seconds!r}")
         loop = asyncio.get_running_loop()
         if self._task is None or self._task.get_loop() is not loop:

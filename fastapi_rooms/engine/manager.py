@@ -76,6 +76,8 @@ class ConnectionManager:
             raise ConfigurationError(
                 f"settings takes RoomsSettings, not {type(settings).__name__}: write settings=RoomsSettings(...)"
             )
+        if hooks is not None and not isinstance(hooks, Hooks):
+            raise ConfigurationError(f"hooks takes Hooks, not {type(hooks).__name__}: write hooks=Hooks(connected=...)")
         self.settings = settings if settings is not None else RoomsSettings()
         self._hooks = hooks if hooks is not None else Hooks()
         self._announcer = Announcer()

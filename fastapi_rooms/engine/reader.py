@@ -57,6 +57,7 @@ class Readers:
         self.max_bytes: float = math.inf if settings.max_message_bytes is None else settings.max_message_bytes
         per_second = settings.messages_per_second
         self.rate = None if per_second is None else Rate(per_second, settings.messages_burst)
+        self.expects_pongs = settings.heartbeat_interval is not None  # which are no business of the handlers
         self.tasks: set[asyncio.Task[None]] = set()
         self._context = Context()  # an empty one: a reader outlives the message that happened to come first
         self._readers: list[Reader] = []

@@ -8,7 +8,7 @@ from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.incoming import Decoder, InvalidMessageError, error_message
-from fastapi_rooms.domain.messages import MessageType, is_control
+from fastapi_rooms.domain.messages import MessageType, is_control, is_pong
 from fastapi_rooms.engine.inbox import Payload
 from fastapi_rooms.engine.reader import AskLimiter, Reader, Readers
 
@@ -59,6 +59,10 @@ class Received(AsyncIterator[Any]):
                     if not reader.has_given_up and await reader.drop():
                         continue
                     break
+                if self._readers.expects_pongs and is_pong(payload):
+                    self._invalid_in_a_row = 0
+                    event = payload = None
+                    continue
                 try:
                     value = self._decoder.decode(payload)
                 except InvalidMessageError as error:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
+from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.engine.manager import ConnectionManager
 
 if TYPE_CHECKING:
@@ -40,8 +41,13 @@ def health_router(rooms: "RoomsExtension | ConnectionManager", *, prefix: str = 
     Args:
         rooms: The extension or the manager that is asked.
         prefix: What the two paths begin with, such as `/health`.
+
+    Raises:
+        ConfigurationError: `rooms` is something else.
     """
-    manager = rooms if isinstance(rooms, ConnectionManager) else rooms.manager
+    manager = rooms if isinstance(rooms, ConnectionManager) else getattr(rooms, "manager", None)
+    if not isinstance(manager, ConnectionManager):
+        raise ConfigurationError(f"health_router takes a RoomsExtension or its manager, not {type(rooms).__name__}")
     router = APIRouter(prefix=prefix, tags=["health"])
 
     @router.get("/live")

@@ -20,6 +20,7 @@ from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.engine.admission import check_answers
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.web.dependencies import get_manager
 from fastapi_rooms.web.gate import gate
@@ -139,6 +140,7 @@ def ws_route(
 
 def _join_values(authorize_join: Callable[..., Any]) -> params.Depends | None:
     """Return a dependency that solves what a function wants beside connection and room; None if that is all."""
+    check_answers(authorize_join, "authorize_join")
     name = getattr(authorize_join, "__name__", repr(authorize_join))
     signature = inspect.signature(authorize_join)
     try:
@@ -286,9 +288,12 @@ def _checked_template(template: str, samples: Mapping[str, Any]) -> str:
     return template
 
 
+_RETURNED = {"user_id": "a str, an Identity", "room": "a str", "metadata": "a dict"}
+
+
 def _checked(label: str, kind: type, value: Any) -> Any:
     if value is None or isinstance(value, kind):
         return value
     raise ConfigurationError(
-        f"the {label} dependency returned {type(value).__name__}: return {'a str' if kind is str else 'a dict'} or None"
+        f"the {label} dependency returned {type(value).__name__}: return {_RETURNED[label]} or None"
     )

@@ -19,6 +19,7 @@ from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError
 from fastapi_rooms.domain.names import check_name
 from fastapi_rooms.domain.revocation import UnreadableError, decode_revocation, revocation_key
 from fastapi_rooms.domain.seldom import Seldom
+from fastapi_rooms.domain.settings import are_seconds
 from fastapi_rooms.domain.tickets import TICKET_BYTES, Claim, claim, claim_in, key_of
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.manager import ConnectionManager
@@ -78,7 +79,7 @@ class Tickets:
         manager: ConnectionManager | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not 0 < seconds <= MAX_SECONDS:
+        if not are_seconds(seconds) or seconds > MAX_SECONDS:
             raise ConfigurationError(
                 f"a ticket cannot be good for {seconds!r} seconds: it ends up in logs, so leave it at half a minute, "
                 "and at most an hour"

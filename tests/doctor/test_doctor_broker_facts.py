@@ -43,7 +43,7 @@ def test_a_server_as_it_comes(configured):
     assert told.product == broker.kind.title()
     assert int(told.version.split(".")[0]) >= 7
     assert told.compatible.startswith("7.")
-    assert (told.role, told.keys, told.max_memory, told.eviction) == ("master", 0, 0, "noeviction")
+    assert (told.role, told.foreign_keys, told.max_memory, told.eviction) == ("master", 0, 0, "noeviction")
     assert told.output_limit == OutputLimit(hard=32 * MIB, soft=8 * MIB, seconds=60)
 
 
@@ -58,12 +58,25 @@ def test_a_server_that_was_configured(configured):
     with redis.Redis(port=broker.port, password="secret") as somebody:
         somebody.mset({"one": 1, "other": 2})
     told = ask(f"redis://:secret@localhost:{broker.port}/3")
-    assert (told.eviction, told.max_memory, told.keys) == ("allkeys-lru", 100 * MIB, 2)
+    assert (told.eviction, told.max_memory, told.foreign_keys) == ("allkeys-lru", 100 * MIB, 2)
     assert told.output_limit == OutputLimit(hard=MIB, soft=MIB // 2, seconds=30)
     assert (told.has_password, told.is_local) == (True, True)
     assert "secret" not in repr(told)
     by_socket = ask(f"unix://:secret@{broker.folder}/here.sock")
-    assert (by_socket.is_local, by_socket.keys) == (True, 2)
+    assert (by_socket.is_local, by_socket.foreign_keys) == (True, 2)
+
+
+def test_what_we_keep_there_ourselves_is_nobody_elses(configured, monkeypatch):
+    monkeypatch.setattr(broker_facts, "PAGE_KEYS", 10)
+    broker = configured()
+    for number in range(50):
+        broker.call("SET", f"rooms:store:ticket%3A{number}", "kept")
+    assert ask(broker.url).foreign_keys == 0
+    broker.call("SET", "somebody:store:ticket", "else's")
+    assert ask(broker.url).foreign_keys == 1
+    assert ask(broker.url, key_prefix="shop").foreign_keys == 51
+    monkeypatch.setattr(broker_facts, "MAX_PAGES", 1)
+    assert 1 < ask(broker.url).foreign_keys < 51, "it does not look for ever"
 
 
 @pytest.mark.parametrize(("allowed", "is_told"), [((), False), (("+info",), True)])

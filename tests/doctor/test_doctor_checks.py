@@ -106,7 +106,7 @@ SPEAKING = [
     ("redis-output-limit", "warning", "pubsub 128mb 32mb 60", but(settings={"max_envelope_bytes": 64 * MIB})),
     ("redis-output-limit", "note", "no limit", but(broker={"output_limit": OutputLimit(hard=0, soft=0, seconds=0)})),
     ("redis-eviction", "warning", "allkeys-lru", but(broker={"eviction": "allkeys-lru", "max_memory": MIB})),
-    ("redis-shared", "note", "holds 7 keys", but(broker={"keys": 7})),
+    ("redis-shared", "note", "holds 7 keys", but(broker={"foreign_keys": 7})),
     ("redis-open", "note", "without a password", but(broker={"is_local": False})),
 ]
 
@@ -152,8 +152,8 @@ SILENT = [
     ("redis-output-limit", but(without=["rooms"])),
     ("redis-eviction", but(broker={"eviction": "allkeys-lru"})),
     ("redis-eviction", but(broker={"max_memory": MIB})),
-    ("redis-shared", but(broker={"keys": 7}, settings={"key_prefix": "shop"})),
-    ("redis-shared", but(without=["rooms"], broker={"keys": 7})),
+    ("redis-shared", but(broker={"foreign_keys": 7}, settings={"key_prefix": "shop"})),
+    ("redis-shared", but(without=["rooms"], broker={"foreign_keys": 7})),
     ("redis-open", but(broker={"is_local": False, "has_password": True})),
 ]
 

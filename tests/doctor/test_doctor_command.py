@@ -173,6 +173,16 @@ def test_options_that_uvicorn_does_not_take(doctor):
     assert err == "doctor: Invalid value for '--workers': 'many' is not a valid integer.\n"
 
 
+@pytest.mark.parametrize("seconds", ["-3", "0", "nan", "inf", "a minute"])
+def test_a_time_that_is_none(capsys, seconds):
+    from fastapi_rooms.__main__ import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", f"--proxy-timeout={seconds}", "shop:app"])
+    assert ended.value.code == 2
+    assert "argument --proxy-timeout" in capsys.readouterr().err
+
+
 def test_the_version_of_uvicorn(doctor):
     code, out, _ = doctor("--version")
     assert code == 0

@@ -49,6 +49,12 @@ def test_a_long_reason_is_cut_between_characters():
     assert check_close(1000, "x" + "€" * 41) == (1000, "x" + "€" * 40)  # the last one would end at byte 124
 
 
+@pytest.mark.parametrize("reason", [None, 7, b"bytes"])
+def test_a_reason_that_is_no_text_is_refused(reason):
+    with pytest.raises(ConfigurationError, match="leave it out"):
+        check_close(4000, reason)
+
+
 def test_a_lone_surrogate_in_a_reason_becomes_a_question_mark():
     assert check_close(4000, "a\ud800b") == (4000, "a?b")
 

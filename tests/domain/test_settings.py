@@ -228,6 +228,28 @@ def test_variables_are_read_and_validated(monkeypatch):
     assert type(settings) is RoomsSettings
 
 
+def test_what_is_none_or_a_list_can_be_written_in_the_environment(monkeypatch):
+    for name in ("DRAIN_TIMEOUT", "MESSAGES_PER_SECOND", "MAX_MESSAGE_BYTES"):
+        monkeypatch.setenv(f"ROOMS_{name}", "none")
+    settings = RoomsSettings.from_env()
+    assert (settings.drain_timeout, settings.messages_per_second, settings.max_message_bytes) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "origins"),
+    [
+        ("https://a.example", ("https://a.example",)),
+        ("https://a.example, http://localhost:5173 ,", ("https://a.example", "http://localhost:5173")),
+        ('["https://a.example", "*"]', ("https://a.example", "*")),
+        ("*", ("*",)),
+        ("[]", ()),
+    ],
+)
+def test_a_list_in_the_environment_has_commas_or_is_json(monkeypatch, value, origins):
+    monkeypatch.setenv("ROOMS_ALLOWED_ORIGINS", value)
+    assert RoomsSettings.from_env().allowed_origins == origins
+
+
 @pytest.mark.parametrize(("variable", "value"), [("ROOMS_OUTBOX_BYTES", "lots"), ("ROOMS_SEND_TIMEOUT", "0")])
 def test_a_variable_with_a_bad_value_is_refused(monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)

@@ -650,6 +650,38 @@ def test_a_function_that_cannot_be_asked_about_joins_is_found_at_once(function):
         ConnectionManager(authorize_join=function)
 
 
+def yes_no(connection, what):
+    yield False
+
+
+async def yes_no_async(connection, what):
+    yield False
+
+
+class YesNo:
+    def __call__(self, connection, what):
+        yield False
+
+
+@pytest.mark.parametrize("function", [yes_no, yes_no_async, YesNo(), functools.partial(yes_no)])
+@pytest.mark.parametrize("name", ["authorize_join", "limiter"])
+def test_what_yields_its_answer_would_say_yes_and_is_refused(name, function):
+    with pytest.raises(ConfigurationError, match=f"{name} is asked a question, but .* yields: write `return`"):
+        ConnectionManager(**{name: function})
+
+
+@pytest.mark.parametrize("function", [5, "yes"])
+@pytest.mark.parametrize("name", ["authorize_join", "limiter"])
+def test_what_cannot_be_asked_is_refused(name, function):
+    with pytest.raises(ConfigurationError, match=f"{name} takes a function"):
+        ConnectionManager(**{name: function})
+
+
+def test_a_limiter_takes_two():
+    with pytest.raises(ConfigurationError, match="limiter is called with a connection and"):
+        ConnectionManager(limiter=lambda connection: True)
+
+
 def test_what_nobody_knows_the_arguments_of_is_believed():
     class Opaque:
         __signature__ = None

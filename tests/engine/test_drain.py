@@ -188,7 +188,7 @@ def test_the_time_is_that_of_the_settings(caplog, settings, seconds):
     run_clocked(main)
 
 
-@pytest.mark.parametrize("seconds", [0, -1, math.inf, math.nan])
+@pytest.mark.parametrize("seconds", [0, -1, math.inf, math.nan, "5"])
 async def test_a_time_that_makes_no_sense_is_refused_and_nothing_begins(manager, seconds):
     with pytest.raises(ConfigurationError, match="a number of seconds above 0"):
         await manager.drain(seconds)

@@ -420,3 +420,8 @@ async def test_a_manager_without_hooks_tells_nobody_and_schedules_nothing():
     assert not manager._announcer._due
     assert manager._announcer._loop is None
     await manager.stop()
+
+
+def test_hooks_that_are_none_are_refused():
+    with pytest.raises(ConfigurationError, match="hooks takes Hooks, not dict"):
+        ConnectionManager(hooks={"connected": print})

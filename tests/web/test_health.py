@@ -10,7 +10,14 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from support import live, until
 
-from fastapi_rooms import ConnectionManager, DistributedWebSocketManager, Incoming, RoomsExtension, RoomsSettings
+from fastapi_rooms import (
+    ConfigurationError,
+    ConnectionManager,
+    DistributedWebSocketManager,
+    Incoming,
+    RoomsExtension,
+    RoomsSettings,
+)
 from fastapi_rooms import health_router as public_health_router
 from fastapi_rooms.web.health import health_router
 
@@ -148,6 +155,11 @@ async def test_a_manager_that_was_not_started_is_not_ready():
     with live(app) as server:
         async with server.http() as http:
             assert (await http.get("/ready")).status_code == 503
+
+
+def test_what_has_no_health_is_refused():
+    with pytest.raises(ConfigurationError, match="takes a RoomsExtension or its manager, not FastAPI"):
+        health_router(FastAPI())
 
 
 def test_it_is_public():

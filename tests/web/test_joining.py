@@ -305,9 +305,16 @@ def takes_nobody_knows_what(connection, room, value: "Nowhere"):  # noqa: F821
     """Cannot be read."""
 
 
+async def says_no_in_vain(connection, room):
+    """Would let everybody in: a generator is true."""
+    yield False
+
+
 @pytest.mark.parametrize(
     ("function", "fix"),
     [
+        (says_no_in_vain, "yields: write `return`"),
+        (7, "authorize_join takes a function, not 7"),
         (takes_one, r"let takes_one\(\) take both"),
         (takes_names, r"let takes_names\(\) take both"),
         (takes_anything, "each parameter so that it can be passed by name"),

@@ -348,6 +348,31 @@ async def test_who_answers_stays(stage, wire, path):
         assert rooms.manager.stats().dropped["invalid"] == 0
 
 
+@pytest.mark.parametrize(("wire", "path"), [("auto", "/handler"), ("asgi", "/session")])
+@pytest.mark.parametrize("heartbeat", [None, 3600])
+async def test_no_handler_sees_the_answer_to_a_ping_message_where_there_are_any(stage, wire, path, heartbeat):
+    """Not even one that takes every text, since it would pass it on to its room."""
+    rooms = RoomsExtension(settings=RoomsSettings(wire=wire, heartbeat_interval=heartbeat))
+
+    @rooms.ws_route("/handler")
+    async def handler(message: Incoming[str]) -> str:
+        return message
+
+    @rooms.ws_route("/session")
+    async def session(connection: ConnectionDep) -> None:
+        async for message in connection.messages(str):
+            await connection.send(message)
+
+    pongs = ['{"type":"pong"}', '{"type": "pong", "at": 7}']
+    others = ['{"type":"pong","text":"' + "x" * 64 + '"}', '{"type":"say"}', '["pong"]', "pong", ""]
+    async with stage.plays(rooms) as server, server.client(path) as client:
+        for message in pongs + others:
+            await client.send(message)
+        for message in others if heartbeat else pongs + others:
+            assert await client.receive() == message
+        assert rooms.manager.stats().received_messages == len(pongs + others)
+
+
 async def test_a_plain_endpoint_that_receives_by_itself_is_not_called_silent(stage, wire):
     rooms = house(wire, first_message_timeout=0.05, heartbeat_interval=0.05, heartbeat_timeout=0.05)
 

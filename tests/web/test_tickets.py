@@ -255,7 +255,7 @@ async def test_neither_our_log_nor_a_repr_shows_a_ticket_and_that_of_uvicorn_sho
     assert repr(site.tickets) == "<Tickets seconds=30 purpose='ws'>"
 
 
-@pytest.mark.parametrize("seconds", [0, -1, 3601, float("inf"), float("nan")])
+@pytest.mark.parametrize("seconds", [0, -1, 3601, float("inf"), float("nan"), "30"])
 def test_a_time_that_makes_no_sense_is_refused(seconds):
     with pytest.raises(ConfigurationError, match="half a minute"):
         Tickets(seconds=seconds)

@@ -353,7 +353,7 @@ async def test_without_user_and_metadata_there_is_none(rooms, stage):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"user_id": lambda: 7}, "the user_id dependency returned int: return a str or None"),
+        ({"user_id": lambda: 7}, "the user_id dependency returned int: return a str, an Identity or None"),
         ({"room": lambda: 7}, "the room dependency returned int: return a str or None"),
         ({"metadata": lambda: "red"}, "the metadata dependency returned str: return a dict or None"),
     ],

@@ -11,6 +11,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from time import perf_counter
 from typing import Any, Protocol
 
 from redis.exceptions import ResponseError
@@ -134,7 +135,7 @@ class Link:
         self._token = b"0"  # of the last probe
         self._probe: asyncio.Future[None] | None = None  # what waits for the probe to be heard; None: nothing does
         self._probe_due = 0.0
-        self._probed_at = 0.0  # loop time at which it was published
+        self._probed_at = 0.0  # when it was published, by the performance counter
         self.probe_seconds: float | None = None  # how long the last one took that was heard; None: none was yet
         self._alarm = Alarm(self._due, self._on_silence)
         self._task: asyncio.Task[None] | None = None  # None: not started, or stopped
@@ -255,7 +256,7 @@ class Link:
         try:
             for confirmed in self.listener.unconfirmed([self.probe_channel]):
                 await asyncio.shield(confirmed)
-            self._probed_at = loop.time()
+            self._probed_at = perf_counter()  # the clock of uvloop counts whole milliseconds
             answers = [self.publish(self.probe_channel, self._token)]
             if self._is_replaced is not None:
                 answers.append(self.line.send(b"ROLE"))
@@ -275,7 +276,7 @@ class Link:
         if channel != self.probe_channel or payload != self._token:
             self._owner.on_message(channel, payload)
         elif self._probe is not None and not self._probe.done():
-            self.probe_seconds = self._probe.get_loop().time() - self._probed_at
+            self.probe_seconds = perf_counter() - self._probed_at
             self._probe.set_result(None)
 
     def _due(self) -> float | None:
