@@ -81,8 +81,12 @@ class SupportsStore(Protocol):
     has. Then nobody knows whether `put` and `take` have happened.
     """
 
-    async def put(self, key: str, value: bytes, seconds: float) -> None:
-        """Keep a value for so long, more than 0, in place of the one that the key had."""
+    def put(self, key: str, value: bytes, seconds: float) -> Awaitable[object]:
+        """Keep a value for so long, more than 0, in place of the one that the key had.
+
+        `async`, or better a function that sends it at once and returns what tells its fate, as `publish` does: then
+        nothing that is published afterwards overtakes it.
+        """
         ...
 
     async def take(self, key: str) -> bytes | None:

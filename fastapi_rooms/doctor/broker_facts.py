@@ -38,7 +38,8 @@ async def ask_broker(backend: Backend | None) -> Broker | Unreachable | None:
 async def _told(place: Place, prefix: str) -> tuple[Any, Any, int]:
     connection = await _dial(place)
     try:
-        info, limits = await ask(connection, "INFO"), await ask(connection, "CONFIG", "GET", "client-output-buffer-limit")
+        info = await ask(connection, "INFO")
+        limits = await ask(connection, "CONFIG", "GET", "client-output-buffer-limit")
         return info, limits, await _count_keys(connection, f"{prefix}*")
     finally:
         await close(connection)

@@ -256,6 +256,19 @@ class Admission:
             self._refuse(websocket, Refusal.MAX_CONNECTIONS_PER_ADDRESS, user_id=user_id, retry_after=RETRY_SECONDS)
         return address
 
+    def refuse_stopped(self, connection: Connection) -> NoReturn:
+        """Refuse who was let in and comes to the end of the handshake when the node has been stopped.
+
+        Raises as `check_handshake` does.
+        """
+        left = self._drains_for()
+        self._refuse(
+            connection.websocket,
+            Refusal.DRAINING,
+            user_id=connection.user_id,
+            retry_after=RETRY_SECONDS if left is None else left,
+        )
+
     def check_room_name(self, connection: Connection | None, room: str) -> None:
         """Refuse a room that cannot be called that; counted if it is known who wants to join it.
 

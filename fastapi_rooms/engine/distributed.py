@@ -90,8 +90,6 @@ class DistributedWebSocketManager(ConnectionManager):
         self._on_gap = on_gap
         self._node_id = uuid4().hex
         self._was_started = False
-        self._lock = asyncio.Lock()  # held while the backend starts or stops, on `_lock_loop`
-        self._lock_loop: asyncio.AbstractEventLoop | None = None  # where it last started or stopped; None: nowhere yet
         self._failures_said = Seldom()
         self._unanswered: set[asyncio.Future[Any]] = set()  # publishes that no sender waits for
 
@@ -128,7 +126,7 @@ class DistributedWebSocketManager(ConnectionManager):
             BackendUnavailable: It is required, and was not there. Nothing is left running.
         """
         async with self._changing():
-            await self._drain.stop()  # that of a stop which was cancelled
+            await self._drain.resume()  # after a stop which was cancelled
             self._backend.subscribe((EVERYBODY,))
             await self._backend.start(self._node_id, _Ear(self._hear, self._missed), required=required)
             self._telemetry = start_telemetry(self.stats, self._telemetry)
@@ -207,13 +205,6 @@ class DistributedWebSocketManager(ConnectionManager):
                 "when the app starts and `await manager.stop()` when it stops, or use RoomsExtension, which does both"
             )
 
-    def _changing(self) -> asyncio.Lock:
-        """Return the lock of this loop: a manager can outlive a loop, and a lock cannot."""
-        loop = asyncio.get_running_loop()
-        if self._lock_loop is not loop:
-            self._lock, self._lock_loop = asyncio.Lock(), loop
-        return self._lock
-
     def _log_if_it_fails(self, told: Awaitable[object]) -> None:
         if not isinstance(told, asyncio.Future):
             told = asyncio.get_running_loop().create_task(
@@ -257,13 +248,14 @@ class DistributedWebSocketManager(ConnectionManager):
 
     async def _close_user(self, target: Target, close: Close, revocation: Revocation) -> int:
         self._check_started()
-        # Both leave in this tick, and whoever is too late for the one finds the other.
+        # Kept first: who is too late to hear finds it. In a cluster the two go to different servers, and for as long as
+        # one of these is the slower, a node that begins to listen in between can miss both.
         kept = self._revocations.keep_soon(target.name, revocation)
         reached = await self._send(target, close)
         if kept is not None and self.settings.publish_failure == "raise":
-            try:
-                await asyncio.shield(kept)
-            except BackendUnavailable as error:
+            await asyncio.wait([kept])
+            error = BackendUnavailable("the manager was stopped") if kept.cancelled() else kept.exception()
+            if error is not None:
                 raise BackendUnavailable(
                     f"the user was closed on all nodes that hear, but that is not kept for others: {error}. Close the "
                     "user again later"

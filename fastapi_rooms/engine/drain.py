@@ -62,6 +62,7 @@ class Drain:
         self._task: asyncio.Task[None] | None = None  # None: none has begun since the last `stop`
         self._closes_at = 0.0  # time of the loop below at which it ends
         self._loop: asyncio.AbstractEventLoop | None = None  # where nobody is let in; None: everybody is
+        self._is_interrupted = False  # from `interrupt` to `stop`
 
     @property
     def is_on(self) -> bool:
@@ -91,14 +92,21 @@ class Drain:
     async def interrupt(self, seconds: float) -> None:
         """Refuse new connections until `stop`, which is expected within `seconds`, and end the drain that has begun."""
         self._refuse(seconds)
+        self._is_interrupted = True
         if self._task is not None:
             await end_tasks([self._task])
+
+    async def resume(self) -> None:
+        """Let connections in again after an `interrupt` that no `stop` has followed; a drain goes on."""
+        if self._is_interrupted:
+            await self.stop()
 
     async def stop(self) -> None:
         """End a drain, and let connections in again: the manager may be used again."""
         if self._task is not None:
             await end_tasks([self._task])
         self._task = self._loop = None
+        self._is_interrupted = False
 
     def _refuse(self, seconds: float) -> None:
         self._loop = asyncio.get_running_loop()

@@ -5,7 +5,7 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextvars import Context
+from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from fastapi_rooms.tasks import end_tasks
 logger = logging.getLogger("fastapi_rooms")
 
 Hook = Callable[..., object]
+
+_hook_task: ContextVar[asyncio.Task[Any] | None] = ContextVar("fastapi_rooms_hook")
+"""The task of the hook in which something is done, also by tasks that the hook has made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +107,23 @@ class Announcer:
 
     async def finish(self, seconds: float) -> None:
         """Call what is due, and let what runs come to its end, within `seconds` at most."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
         self._call_all()
         await asyncio.sleep(0)  # those that have just begun get to their first await
-        if running := self._others():
-            await asyncio.wait(running, timeout=seconds)
+        while (running := self._others()) and (left := deadline - loop.time()) > 0:  # others begin meanwhile
+            await asyncio.wait(running, timeout=left)
 
     async def stop(self) -> None:
         """Call what is due, and end what runs."""
         await self.finish(0)
-        await end_tasks(self._others())
+        while others := self._others():
+            await end_tasks(others)
+            self._call_all()
 
     def _others(self) -> list[asyncio.Task[object]]:
         """Return the tasks of hooks, but for that which calls: a hook may be the one that stops the manager."""
-        this, loop = asyncio.current_task(), asyncio.get_running_loop()
+        this, loop = _hook_task.get(None), asyncio.get_running_loop()
         return [task for task in self._tasks if task is not this and task.get_loop() is loop]
 
     def _call_all(self) -> None:
@@ -134,6 +141,7 @@ class Announcer:
                     task.add_done_callback(self._tasks.discard)
 
     async def _finish(self, hook: Hook, result: Awaitable[object]) -> None:
+        _hook_task.set(asyncio.current_task())
         try:
             await result
         except Exception as error:  # noqa: BLE001 - whatever an app's function raises

@@ -3,21 +3,20 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from fastapi_rooms.domain.close_codes import ABNORMAL
 from fastapi_rooms.domain.connection import Connection, Owner, Phase, Verdict
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.envelope import Target, room_target, user_target
 from fastapi_rooms.domain.messages import Close, Message
-from fastapi_rooms.domain.refusal import Refusal
 from fastapi_rooms.domain.registry import Left, Registry
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.flusher import Flusher
 from fastapi_rooms.engine.hooks import Announcer, Disconnected, Hooks
 from fastapi_rooms.engine.outbox import ENDED, Outbox
-from fastapi_rooms.engine.refusals import refuse
 from fastapi_rooms.engine.timekeeper import Timekeeper
 from fastapi_rooms.engine.wires import choose_wire
 
@@ -25,6 +24,20 @@ if TYPE_CHECKING:
     from fastapi_rooms.engine.reader import Reader
 
 logger = logging.getLogger("fastapi_rooms")
+
+
+@dataclass(frozen=True, slots=True)
+class Seams:
+    """What the manager does in the middle of a connection's life."""
+
+    follow: Callable[[Collection[Target]], Awaitable[None]]
+    """Waits until this node hears about rooms and users."""
+    unfollow: Callable[[Left | None], None]
+    """Takes what has no connections here any more."""
+    recheck: Callable[[Connection], Awaitable[None]]
+    """Looks again whether a user may come in, once nothing is missed any more; raises if not."""
+    refuse: Callable[[Connection], NoReturn]
+    """Refuses who comes when the manager has been stopped; raises."""
 
 
 class Lifecycle:
@@ -36,9 +49,7 @@ class Lifecycle:
         registry: Who is connected.
         hooks: What the app wants to be told.
         announcer: Who tells it.
-        follow: Waits until this node hears about rooms and users.
-        unfollow: Called with what has no connections here any more.
-        recheck: Looks again whether a user may come in, once nothing is missed any more; raises if not.
+        seams: What the manager does beside that.
     """
 
     def __init__(
@@ -48,18 +59,14 @@ class Lifecycle:
         registry: Registry,
         hooks: Hooks,
         announcer: Announcer,
-        follow: Callable[[Collection[Target]], Awaitable[None]],
-        unfollow: Callable[[Left | None], None],
-        recheck: Callable[[Connection], Awaitable[None]],
+        seams: Seams,
     ) -> None:
         self._settings = settings
         self._counters = counters
         self._registry = registry
         self._hooks = hooks
         self._announcer = announcer
-        self._follow = follow
-        self._unfollow = unfollow
-        self._recheck = recheck
+        self._seams = seams
         # Registered, but the handshake is being answered. The event, if somebody waits for that, is set afterwards.
         self.opening: dict[Connection, asyncio.Event | None] = {}
         self.flusher = Flusher(
@@ -93,21 +100,21 @@ class Lifecycle:
         connection._owner, connection._outbox, connection._phase = owner, outbox, Phase.OPENING
         self.opening[connection] = None
         self.flusher.watch(outbox)
-        is_first = self._registry.add(connection, address)
+        self._registry.add(connection, address)
         if room is not None:
             self._registry.join(connection, room)
         try:
-            await self._follow(targets)
-            if is_first and connection in self.opening:
-                await self._recheck(connection)
+            await self._seams.follow(targets)
+            if self._is_unproven(connection):
+                await self._seams.recheck(connection)
             if outbox.is_done and connection._phase is Phase.ENDED:  # the manager was stopped
-                refuse(connection.websocket, Refusal.DRAINING)
+                self._seams.refuse(connection)
             await answer_handshake()
         except BaseException:
             self.end(connection, Phase.GONE, None)
             outbox.abort()
             raise
-        if self._opened(connection):
+        if self._opened(connection) and not outbox.is_done:
             connection._phase = Phase.OPEN
             connection.connected_at = datetime.now(UTC)
             self.timekeeper.begin(connection)
@@ -116,6 +123,15 @@ class Lifecycle:
             for joined in connection.rooms if self._hooks.joined is not None else ():
                 self._announcer.tell(self._hooks.joined, connection, joined)
         outbox.open(choose_wire(connection.websocket, self._settings.wire, self._settings.compress_min_bytes))
+
+    def _is_unproven(self, connection: Connection) -> bool:
+        """Return whether nobody of this user is here of whom is certain that his close would have been heard."""
+        user_id = connection.user_id
+        return (
+            user_id is not None
+            and connection in self.opening
+            and all(other in self.opening for other in self._registry.of_user(user_id))
+        )
 
     async def wait_until_opened(self, connection: Connection) -> None:
         """Wait until the handshake of a connection has been answered, or has failed."""
@@ -140,7 +156,7 @@ class Lifecycle:
         left = self._registry.remove(connection)
         self.timekeeper.end(connection)
         try:
-            self._unfollow(left)
+            self._seams.unfollow(left)
         except Exception:  # whatever a backend raises: who has ended has to end, and others after it
             logger.exception("closing %r failed", connection)
         return left is not None

@@ -25,7 +25,7 @@ from fastapi_rooms.engine.delivery import Delivery
 from fastapi_rooms.engine.drain import Drain
 from fastapi_rooms.engine.handshake import accept
 from fastapi_rooms.engine.hooks import Announcer, Hooks
-from fastapi_rooms.engine.lifecycle import Lifecycle
+from fastapi_rooms.engine.lifecycle import Lifecycle, Seams
 from fastapi_rooms.engine.reader import Reader, Readers
 from fastapi_rooms.engine.received import Received
 from fastapi_rooms.engine.references import NOBODY, SCOPE_KEY, Excluded, Reference, connection_of, ids
@@ -89,9 +89,7 @@ class ConnectionManager:
             self._registry,
             self._hooks,
             self._announcer,
-            self._follow,
-            self._unfollow,
-            self._recheck,
+            Seams(self._follow, self._unfollow, self._recheck, self._refuse_stopped),
         )
         self._revocations = Revocations(
             self.settings.revocation_seconds, self.settings.probe_interval, self._registry, self._lifecycle.close
@@ -112,6 +110,8 @@ class ConnectionManager:
         )
         self._readers = Readers(self.settings, self._counters, None if limiter is None else self._admission.ask_limiter)
         self._telemetry: Telemetry | None = None  # from start to stop, if OpenTelemetry is set up by then
+        self._lock = asyncio.Lock()  # held while it starts or stops, on `_lock_loop`
+        self._lock_loop: asyncio.AbstractEventLoop | None = None  # where it last started or stopped; None: nowhere yet
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} connections={self.active_connections} rooms={len(self._registry.rooms())}>"
@@ -441,8 +441,9 @@ class ConnectionManager:
         Args:
             required: Fail if what is needed is not there, where the manager could begin without it.
         """
-        await self._drain.stop()  # that of a stop which was cancelled
-        self._telemetry = start_telemetry(self.stats, self._telemetry)
+        async with self._changing():
+            await self._drain.resume()  # after a stop which was cancelled
+            self._telemetry = start_telemetry(self.stats, self._telemetry)
 
     async def drain(self, seconds: float | None = None) -> None:
         """Refuse new connections with 503, and close those that are here with 1012, a few at a time.
@@ -469,15 +470,24 @@ class ConnectionManager:
         are `async` have `disconnect_grace` to finish. New connections are refused until then. Cancelled, it is half
         done: call it again.
         """
-        await self._end_everybody()
-        await self._announcer.stop()
-        await self._drain.stop()
-        self._stop_telemetry()
+        async with self._changing():
+            await self._end_everybody()
+            await self._announcer.stop()
+            await self._drain.stop()
+            self._stop_telemetry()
+
+    def _changing(self) -> asyncio.Lock:
+        """Return the lock of this loop, held by who starts or stops: a manager can outlive a loop, a lock cannot."""
+        loop = asyncio.get_running_loop()
+        if self._lock_loop is not loop:
+            self._lock, self._lock_loop = asyncio.Lock(), loop
+        return self._lock
 
     async def _end_everybody(self) -> None:
         await self._drain.interrupt(self.settings.send_timeout)  # who came now would go without a close frame
         left = self._registry.outboxes(EVERYBODY)
-        self._counters.restarted += await self._send_here(left, Close(CloseCode.SERVICE_RESTART))
+        self._counters.restarted += self._deliver(left, Close(CloseCode.SERVICE_RESTART), NOBODY)
+        await asyncio.sleep(0)  # the close frames of those who are not behind go out now
         await self._flusher.settle(self.settings.send_timeout)
         await end_tasks(self._readers.tasks)
         await self._announcer.finish(self.settings.disconnect_grace)  # while the other nodes can still be told
@@ -493,6 +503,9 @@ class ConnectionManager:
         user_id = connection.user_id
         if user_id is not None and self._revocations.is_revoked(user_id, connection._made_at):
             self.refuse_credentials(connection.websocket)
+
+    def _refuse_stopped(self, connection: Connection) -> NoReturn:
+        self._admission.refuse_stopped(connection)
 
     def _find(self, target: Reference) -> Connection | None:
         """Return the registered connection that is meant."""

@@ -185,7 +185,10 @@ class Outbox:
     def open(self, wire: Wire) -> None:
         """Start writing: the handshake is answered."""
         self._wire = wire
-        self.flush()
+        if self.is_done:
+            wire.abort()  # given up during the handshake
+        else:
+            self.flush()
 
     def close(self, close: Close | None) -> None:
         """Take no more offers, and let a close frame follow what is queued (None: nothing follows)."""

@@ -208,8 +208,9 @@ class Reader:
         if is_first:
             await self._owner.send_personal(self._connection, error_message("rate_limited"))
         elif self._dropped >= MAX_DROPPED:
-            self._readers.counters.flooders += 1
-            logger.info("%r did not slow down: closed with 1008", self._connection)
+            if self._connection.is_open:
+                self._readers.counters.flooders += 1
+                logger.info("%r did not slow down: closed with 1008", self._connection)
             await self._owner.close(self._connection, CloseCode.POLICY_VIOLATION, "too many messages")
             return False
         return True
@@ -229,6 +230,10 @@ class Reader:
                 payload = _payload(event)
                 if payload is None:
                     return
+                if self.has_given_up:  # nobody handles it: only its end is waited for
+                    event = payload = None
+                    await asyncio.sleep(0)
+                    continue
                 size = _size(payload)
                 if size > self._readers.max_bytes:
                     await self._refuse_size()

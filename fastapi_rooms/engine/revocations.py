@@ -6,7 +6,7 @@ For connections that were only being made, and for nodes that were cut off: neit
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
 from datetime import UTC, datetime
 
@@ -72,16 +72,15 @@ class Revocations:
         return value is not None and decode_revocation(value).at >= since
 
     def keep_soon(self, user_id: str, revocation: Revocation) -> asyncio.Task[None] | None:
-        """Keep one for the other nodes, before the end of this tick; None: there is no place for it.
+        """Keep one for the other nodes, ahead of what is published afterwards; None: there is no place for it.
 
         The task raises `BackendUnavailable` if it is not kept, or nobody knows.
         """
         if self.store is None or self._seconds is None:
             return None
+        told = self.store.put(revocation_key(user_id), revocation.encode(), self._seconds)
         task = asyncio.get_running_loop().create_task(
-            self.store.put(revocation_key(user_id), revocation.encode(), self._seconds),
-            name="fastapi_rooms revocation",
-            context=Context(),
+            _wait_for(told), name="fastapi_rooms revocation", context=Context()
         )
         self._keeping.add(task)
         task.add_done_callback(self._kept)
@@ -148,3 +147,7 @@ class Revocations:
             if connection._made_at <= revocation.at:
                 logger.info("%r was closed while this node did not hear", connection)
                 self._close(connection, revocation.close)
+
+
+async def _wait_for(told: Awaitable[object]) -> None:
+    await told

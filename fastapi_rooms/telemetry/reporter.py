@@ -42,6 +42,7 @@ class Reporter:
         self._stats = WeakMethod(stats)
         self._last: _Snapshot | None = None  # the last one; None before the first
         self._has_ended = False  # set by `end`
+        self._keeping = threading.Lock()  # held for an instant by who changes the two
         self._failures_said = Seldom()
 
     @property
@@ -59,14 +60,22 @@ class Reporter:
             stats = self._stats()
             if self._has_ended or stats is None:
                 return None
-            last = self._last = _Snapshot(self._try_to_take(stats))
+            last = self._keep(_Snapshot(self._try_to_take(stats)))
         last.read_by.add(reader)
         return last.stats
 
     def end(self, stats: Stats) -> None:
         """Take no more snapshots. The next collection has this last one, and those after that nothing."""
-        self._last = _Snapshot(stats)
-        self._has_ended = True
+        with self._keeping:
+            self._last = _Snapshot(stats)
+            self._has_ended = True
+
+    def _keep(self, taken: _Snapshot) -> _Snapshot:
+        """Keep a snapshot, unless the last one was kept while it was taken; return the one that counts."""
+        with self._keeping:
+            if not self._has_ended or self._last is None:
+                self._last = taken
+            return self._last
 
     def _try_to_take(self, stats: Callable[[], Stats]) -> Stats | None:
         try:

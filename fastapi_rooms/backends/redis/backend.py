@@ -123,8 +123,7 @@ class RedisBackend:
     def publish(self, envelope: Envelope) -> Awaitable[object]:
         """See `Backend.publish`."""
         if self._routes is None:
-            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            failed.set_exception(BackendUnavailable(STOPPED))
+            failed = _stopped()
             self._count(failed)
             return failed
         future = self._routes.publish(self._channels.of(envelope.target), envelope.encode())
@@ -149,9 +148,11 @@ class RedisBackend:
         if self._routes is not None:
             self._routes.unwant(channels)
 
-    async def put(self, key: str, value: bytes, seconds: float) -> None:
+    def put(self, key: str, value: bytes, seconds: float) -> Awaitable[object]:
         """See `SupportsStore.put`."""
-        await store.put(self._running_routes(), self._channels.of_key(key), value, seconds)
+        if self._routes is None:
+            return _stopped()
+        return store.put(self._routes, self._channels.of_key(key), value, seconds)
 
     async def take(self, key: str) -> bytes | None:
         """See `SupportsStore.take`."""
@@ -260,3 +261,10 @@ class _Confirmations:
         for future in self._futures:
             if not future.done():
                 yield from asyncio.shield(future).__await__()
+
+
+def _stopped() -> asyncio.Future[object]:
+    """Return what becomes of what is sent while nothing is started."""
+    failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    failed.set_exception(BackendUnavailable(STOPPED))
+    return failed

@@ -131,12 +131,16 @@ class Publisher:
         """
         target, revocation = user_target(user_id), Revocation(datetime.now(UTC), Close(code, reason))
         seconds = self._settings.revocation_seconds
-        try:
-            if seconds is not None and isinstance(self._backend, SupportsStore):
+        failure: BackendUnavailable | None = None
+        if seconds is not None and isinstance(self._backend, SupportsStore):
+            try:
                 await self.start()
                 await self._tell(self._backend.put(revocation_key(user_id), revocation.encode(), seconds))
-        finally:  # those who hear are told, whatever became of it
-            await self._publish(target, revocation.close)
+            except BackendUnavailable as error:
+                failure = error
+        await self._publish(target, revocation.close)  # those who hear are told, although others are not
+        if failure is not None:
+            raise failure
 
     def _lock(self) -> asyncio.Lock:
         loop = asyncio.get_running_loop()

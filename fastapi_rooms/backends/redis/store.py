@@ -17,9 +17,9 @@ COMMANDS_PER_BATCH = 500
 """How many commands of one `peek` are under way at once. What others publish meanwhile waits for no more than these."""
 
 
-async def put(routes: Routes, key: bytes, value: bytes, seconds: float) -> None:
+def put(routes: Routes, key: bytes, value: bytes, seconds: float) -> asyncio.Future[object]:
     """Keep a value for so long."""
-    await routes.send(b"SET", key, value, b"PX", b"%d" % ceil(seconds * 1000))
+    return routes.send(b"SET", key, value, b"PX", b"%d" % ceil(seconds * 1000))
 
 
 async def take(routes: Routes, key: bytes) -> bytes | None:

@@ -19,6 +19,7 @@ from fastapi_rooms.backends.redis.dialing import Server, unavailable
 from fastapi_rooms.backends.redis.places import ClusterSeeds, Place, SentinelMaster, Source, locate
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, check_size, room_target, user_target
+from fastapi_rooms.domain.errors import BackendUnavailable
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
 from fastapi_rooms.domain.revocation import Revocation, revocation_key
 from fastapi_rooms.domain.settings import RoomsSettings
@@ -101,12 +102,16 @@ class SyncPublisher:
         """
         target, revocation = user_target(user_id), Revocation(datetime.now(UTC), Close(code, reason))
         seconds = self._settings.revocation_seconds
-        try:
-            if seconds is not None:
-                key, milliseconds = self._channels.of_key(revocation_key(user_id)), ceil(seconds * 1000)
+        failure: BackendUnavailable | None = None
+        if seconds is not None:
+            key, milliseconds = self._channels.of_key(revocation_key(user_id)), ceil(seconds * 1000)
+            try:
                 self._tell("SET", key, revocation.encode(), "PX", milliseconds)
-        finally:  # those who hear are told, whatever became of it
-            self._publish(target, revocation.close)
+            except BackendUnavailable as error:
+                failure = error
+        self._publish(target, revocation.close)  # those who hear are told, although others are not
+        if failure is not None:
+            raise failure
 
     def _publish(self, target: Target, content: Message | Close) -> None:
         envelope = Envelope(self._id, target, content, trace=self._caller_trace.get())
