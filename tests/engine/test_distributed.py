@@ -1338,3 +1338,24 @@ async def test_a_start_that_is_cancelled_wherever_it_is_leaves_nothing_running(s
     await manager.start(required=True)
     await manager.stop()
     assert only_this_task()
+
+
+async def test_who_comes_to_the_end_of_the_handshake_when_the_node_was_stopped_is_refused_and_counted(backend):
+    told = []
+    manager = DistributedWebSocketManager(
+        backend, settings=RoomsSettings(send_timeout=0.05), hooks=Hooks(refused=told.append)
+    )
+    await manager.start()
+    backend.confirms = False
+    peer = Peer()
+    connecting = asyncio.create_task(manager.connect(peer.websocket, "kitchen", "ann"))
+    await ticks()
+    await manager.stop()
+    backend.confirm()
+    with pytest.raises(HandshakeRefused) as refusal:
+        await connecting
+    assert (refusal.value.status_code, refusal.value.headers["Retry-After"]) == (503, "5")
+    await ticks()
+    assert [(one.reason, one.user_id) for one in told] == [("draining", "ann")]
+    assert manager.counters.refused == {"draining": 1}
+    assert peer.events == []

@@ -517,3 +517,45 @@ async def test_it_does_not_run_in_the_context_of_the_request_that_asked_for_it(m
     request.set("of somebody")
     await manager.drain(1)
     assert seen == [None]
+
+
+async def test_a_start_that_has_nothing_to_do_does_not_end_a_drain(manager):
+    peers = [(await connected(manager))[0] for _ in range(3 * MIN_BATCH)]
+    draining = asyncio.create_task(manager.drain(1))
+    await until(lambda: peers[0].close_codes)
+    await manager.start()
+    assert manager.is_draining
+    await draining
+    assert [peer.close_codes for peer in peers] == [[1012]] * len(peers)
+
+
+async def test_after_a_stop_that_was_cancelled_a_start_lets_people_in_again(manager):
+    peers = [(await connected(manager))[0] for _ in range(5)]
+    stopping = asyncio.create_task(manager.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    await asyncio.wait([stopping])
+    assert stopping.cancelled()
+    assert manager.is_draining
+    assert manager.counters.restarted == len(peers), "what was done is counted"
+    await manager.start()
+    assert not manager.is_draining
+    await connected(manager)
+
+
+async def test_a_start_during_a_stop_waits_for_it():
+    manager = ConnectionManager(RoomsSettings(send_timeout=0.2, wire="asgi"))
+    peer, connection = await connected(manager)
+    peer.reads.clear()
+    await connection.send("x")
+    await ticks()
+    stopping = asyncio.create_task(manager.stop())
+    await until(lambda: manager.is_draining)
+    starting = asyncio.create_task(manager.start())
+    await ticks()
+    assert manager.is_draining, "and nobody comes in between"
+    assert not starting.done()
+    await starting
+    assert stopping.done()
+    await connected(manager)
+    await manager.stop()

@@ -10,6 +10,7 @@ from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.hooks import Announcer, Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.refusals import HandshakeRefused
 
 from .fakes import Peer, connected, is_empty, run_clocked, ticks, until
 
@@ -425,3 +426,60 @@ async def test_a_manager_without_hooks_tells_nobody_and_schedules_nothing():
 def test_hooks_that_are_none_are_refused():
     with pytest.raises(ConfigurationError, match="hooks takes Hooks, not dict"):
         ConnectionManager(hooks={"connected": print})
+
+
+async def test_a_hook_that_begins_while_others_finish_has_its_time_too():
+    finished = []
+
+    async def note(refused):
+        await asyncio.sleep(0.1)
+        finished.append(refused.reason)
+
+    async def write_down(end):
+        await asyncio.sleep(0.05)
+
+    manager = ConnectionManager(hooks=Hooks(disconnected=write_down, refused=note))
+    await connected(manager)
+    stopping = asyncio.create_task(manager.stop())
+    await until(lambda: manager._announcer._tasks)
+    with pytest.raises(HandshakeRefused):
+        await manager.connect(Peer().websocket)
+    await stopping
+    assert finished == ["draining"]
+
+
+async def test_a_hook_that_begins_while_others_are_ended_is_ended_with_them():
+    async def take_for_ever(refused):
+        await asyncio.Event().wait()
+
+    async def end_slowly(end):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            with pytest.raises(HandshakeRefused):
+                await manager.connect(Peer().websocket)
+            await asyncio.sleep(0.01)
+
+    settings = RoomsSettings(disconnect_grace=0.01)
+    manager = ConnectionManager(settings, hooks=Hooks(disconnected=end_slowly, refused=take_for_ever))
+    await connected(manager)
+    await manager.stop()
+    assert not manager._announcer._tasks
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("how", ["itself", "in a task"])
+async def test_a_hook_that_stops_the_manager_is_not_waited_for_by_that_stop(how):
+    stopped = asyncio.Event()
+
+    async def stop(end):
+        stopping = manager.stop()
+        await (stopping if how == "itself" else asyncio.create_task(stopping))
+        stopped.set()
+
+    manager = ConnectionManager(RoomsSettings(disconnect_grace=60), hooks=Hooks(disconnected=stop))
+    _, connection = await connected(manager)
+    manager.disconnect(connection)
+    await asyncio.wait_for(stopped.wait(), 5)
+    assert not manager.is_draining
+    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})

@@ -292,3 +292,58 @@ async def test_a_client_that_floods_and_does_not_read_is_not_read_from_any_more(
     assert peer._incoming.qsize() > 50, "the rest is left to the server"
     await manager.stop()
     assert is_empty(manager)
+
+
+@pytest.mark.parametrize("ended_by", ["overflow", "the app"])
+async def test_who_is_closed_for_something_else_and_floods_on_is_counted_once(ended_by):
+    settings = RoomsSettings(messages_per_second=1, messages_burst=1, outbox_messages=2, wire="asgi")
+    manager = ConnectionManager(settings)
+    peer, connection = await connected(manager, "room")
+    manager.reader(connection).start()
+    peer.reads.clear()  # so that the close frame does not get out
+    if ended_by == "overflow":
+        while connection.is_open:
+            await manager.broadcast_to_room("room", "x")
+            await ticks()
+    else:
+        await connection.send("x")
+        await ticks()
+        await connection.close(4000)
+    for _ in range(300):
+        peer.say("hi")
+    await until(peer._incoming.empty)
+    await ticks()
+    closed = {reason: count for reason, count in manager.stats().closed.items() if count}
+    assert closed == ({"slow_consumer": 1} if ended_by == "overflow" else {})
+    assert manager.counters.received_messages == manager.counters.rate_limited_messages == 0
+    peer.go()
+    await until(lambda: not manager._readers.tasks)
+    peer.reads.set()
+    await manager.stop()
+
+
+async def test_a_client_above_its_rate_and_above_that_of_the_app_is_one_flooder(clock):
+    gate = asyncio.Event()
+
+    async def limiter(connection, action):
+        if action == "message":
+            await gate.wait()
+        return action == "connect"
+
+    settings = RoomsSettings(messages_per_second=1, messages_burst=1, wire="asgi")
+    manager = ConnectionManager(settings, limiter=limiter)
+    peer, connection = await connected(manager)
+
+    async def handle():
+        async for _ in connection.messages(str):
+            raise AssertionError("the limiter lets nothing through")
+
+    handling = asyncio.create_task(handle())
+    for _ in range(reader_module.MAX_DROPPED):
+        peer.say("x")
+    await until(lambda: manager.counters.rate_limited_messages == reader_module.MAX_DROPPED - 1)
+    peer.say("x")
+    gate.set()
+    await handling
+    assert manager.counters.flooders == 1
+    await manager.stop()

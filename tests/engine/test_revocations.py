@@ -15,6 +15,7 @@ from fastapi_rooms import (
     DistributedWebSocketManager,
     HandshakeRefused,
     NotConnectedError,
+    Publisher,
     RoomsSettings,
 )
 from fastapi_rooms.domain.messages import Close
@@ -322,3 +323,97 @@ async def test_an_older_one_that_others_keep_does_not_take_the_place_of_a_later_
     await cluster.backends[1].put(revocation_key("ann"), older.encode(), 60)
     await here._revocations.look_up("ann")
     assert here._revocations.is_revoked("ann", begun)
+
+
+# With a store that does what a test tells it
+
+
+class Keeping(ScriptedBackend):
+    """It notes in which order it is told to keep and to publish."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = {}
+        self.order = []
+        self.keeps = asyncio.Event()  # cleared: what is to be kept hangs
+        self.keeps.set()
+
+    def publish(self, envelope):
+        self.order.append("publish")
+        return super().publish(envelope)
+
+    def put(self, key, value, seconds):
+        self.order.append("put")
+        self.kept[key] = value
+        return asyncio.ensure_future(self.keeps.wait())
+
+    async def take(self, key):
+        return self.kept.pop(key, None)
+
+    async def peek(self, keys):
+        await asyncio.sleep(0)
+        return [self.kept.get(key) for key in keys]
+
+
+async def test_it_is_kept_at_the_call_and_before_it_is_told():
+    """Otherwise the one can leave long before the other, and who begins to listen in between misses both."""
+    backend = Keeping()
+    manager = DistributedWebSocketManager(backend)
+    await manager.start()
+    closing = manager.close_user("ann")
+    closing.send(None)
+    assert backend.order == ["put", "publish"]
+    closing.close()
+    await manager.stop()
+
+
+@pytest.mark.parametrize("first_goes", ["cancelled", "disconnected", "stays"])
+async def test_a_second_device_is_looked_up_too_while_nobody_vouches_for_the_first(first_goes):
+    backend = Keeping()
+    manager = DistributedWebSocketManager(backend)
+    await manager.start()
+    backend.confirms = False
+    peers = [Peer(), Peer()]
+    first, second = (asyncio.create_task(manager.connect(peer.websocket, None, "ann")) for peer in peers)
+    await ticks()
+    # Published elsewhere before this node listens, so that it is only kept.
+    backend.kept[revocation_key("ann")] = Revocation(datetime.now(UTC), Close(4501)).encode()
+    if first_goes == "cancelled":
+        first.cancel()
+    elif first_goes == "disconnected":
+        manager.disconnect(peers[0].websocket)
+    await ticks()
+    backend.confirm()
+    await asyncio.wait([first, second])
+    assert isinstance(second.exception(), HandshakeRefused)
+    assert first.cancelled() == (first_goes == "cancelled")
+    assert manager.active_connections == 0
+    assert peers[1].events == []
+    await manager.stop()
+    assert is_empty(manager)
+
+
+async def test_who_waits_until_it_is_kept_is_told_that_the_manager_was_stopped():
+    backend = Keeping()
+    backend.keeps.clear()
+    manager = DistributedWebSocketManager(backend)
+    await manager.start()
+    closing = asyncio.create_task(manager.close_user("ann"))
+    await ticks()
+    await manager.stop()
+    with pytest.raises(BackendUnavailable, match="the manager was stopped"):
+        await closing
+
+
+async def test_a_cancelled_close_by_a_publisher_ends_as_cancelled():
+    """And not as failed, so that whoever tries again until it succeeds can be ended."""
+    backend = Keeping()
+    backend.keeps.clear()
+    publisher = Publisher(backend)
+    closing = asyncio.create_task(publisher.close_user("ann"))
+    await ticks()
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert closing.cancelled()
+    assert backend.order == ["put"]
+    await publisher.stop()

@@ -505,3 +505,29 @@ async def _talk(room, user, payload):
     await here.close_user(user, reason=payload)
     for manager in managers:
         await manager.stop()
+
+
+async def test_the_last_counts_are_not_lost_to_a_collection_that_gives_up_meanwhile(monkeypatch):
+    class Manager:
+        def stats(self):
+            raise AssertionError("nobody comes to it")
+
+    manager = Manager()
+    reporter = reporting.Reporter(manager.stats)
+    taking, gives_up = threading.Event(), threading.Event()
+
+    def take(_stats):
+        taking.set()
+        assert gives_up.wait(10)
+
+    monkeypatch.setattr(reporter, "_take", take)
+    found = []
+    collecting = threading.Thread(target=lambda: found.append(reporter.read("connections")))
+    collecting.start()
+    assert taking.wait(10)
+    reporter.end("the last counts")
+    gives_up.set()
+    collecting.join()
+    assert found == ["the last counts"]
+    assert reporter.read("rooms") == "the last counts"
+    assert reporter.read("connections") is None

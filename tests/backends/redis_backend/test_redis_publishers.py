@@ -530,3 +530,19 @@ async def test_it_says_nothing_of_itself_that_it_would_have_to_wait_for():
         with SyncPublisher(lying.url) as publisher:
             await asyncio.to_thread(publisher.broadcast, "hello")
         assert lying.greetings == []
+
+
+@one_kind_is_enough
+def test_who_is_interrupted_while_it_is_kept_is_not_told_something_else(broker, monkeypatch):
+    publisher = SyncPublisher(broker.url, settings=some_settings())
+    told = []
+
+    def interrupt(*command):
+        told.append(command[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publisher._connected_client(), "execute_command", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        publisher.close_user("ann")
+    assert told == ["SET"]
+    publisher.close()
