@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import json
 import logging
@@ -319,6 +320,19 @@ async def test_http_origins() -> None:
         async with site.connect("/ws", origin="https://chat.example") as client:
             await client.send("hi")
             assert await receive(client) == "hi"
+
+
+async def test_many_clients_at_once() -> None:
+    before = gc.get_threshold(), gc.get_freeze_count()
+    try:
+        async with served("many_at_once") as site, site.connect("/ws") as ann:
+            await ann.send("hi")
+            assert await receive(ann) == "hi"
+            assert gc.get_threshold() == (10_000, 50, 10)
+            assert gc.get_freeze_count() > before[1]
+    finally:
+        gc.set_threshold(*before[0])
+        gc.unfreeze()
 
 
 async def test_limits_that_count_on_all_nodes() -> None:
