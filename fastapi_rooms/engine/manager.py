@@ -371,7 +371,8 @@ class ConnectionManager:
         """Close a connection with a close frame that follows what was sent before.
 
         It is out of its rooms at once. Returns without waiting for the peer; one that takes nothing for `send_timeout`
-        is aborted. Unknown targets are ignored.
+        is aborted. Unknown targets are ignored. An endpoint of your own that returns now also waits for `closed`: the
+        server hangs up when it has returned.
 
         Raises:
             ConfigurationError: The code may not be sent.

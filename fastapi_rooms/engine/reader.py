@@ -133,6 +133,11 @@ class Reader:
         return self._inbox is not None and self._inbox.is_full
 
     @property
+    def is_attended(self) -> bool:
+        """Whether somebody waits for the end, and sees to it that the close frame gets out."""
+        return self._on_end is not None
+
+    @property
     def is_at_work(self) -> bool:
         """Whether the handler has a message in hand: it took one and has not come back for the next."""
         return self.received > 0 and not self.is_awaited and not self.has_ended

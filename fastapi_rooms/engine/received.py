@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, MutableMapping
 from typing import Any
 
 from fastapi_rooms.domain.close_codes import CloseCode
-from fastapi_rooms.domain.connection import Connection
+from fastapi_rooms.domain.connection import Connection, Phase
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.incoming import Decoder, InvalidMessageError, error_message
 from fastapi_rooms.domain.messages import MessageType, is_control, is_pong
@@ -74,6 +74,10 @@ class Received(AsyncIterator[Any]):
                 return value
         finally:
             reader.is_awaited = reader.is_inline = False
+        if not reader.is_attended and self._connection._phase is Phase.ENDED:
+            # Of an endpoint of the app's own. The server hangs up when it returns, which must not be before the close
+            # frame is out.
+            await self._connection._outbox.wait_until_done()
         raise StopAsyncIteration
 
     async def _is_allowed(self, limiter: AskLimiter, payload: Payload) -> bool:

@@ -350,3 +350,32 @@ async def test_who_has_learned_of_the_end_by_reading_is_not_read_for_again(manag
         await peer.websocket.receive_text()
     assert await asyncio.wait_for(collect(connection, str), 1) == []
     await manager.stop()
+
+
+@pytest.mark.parametrize("wire", ["asgi", "auto"])
+async def test_an_endpoint_that_attends_to_nothing_goes_on_until_the_close_frame_is_out(wire):
+    """The server hangs up when it returns: the client would never learn why."""
+    manager = ConnectionManager(RoomsSettings(wire=wire))
+    peer, connection = await connected(manager)
+    peer.reads.clear()
+    endpoint = asyncio.create_task(collect(connection, str))
+    await ticks()
+    await connection.close(4000)
+    await ticks(20)
+    assert not endpoint.done()
+    peer.reads.set()
+    assert await endpoint == []
+    assert peer.close_codes == [4000]
+    await manager.stop()
+
+
+async def test_an_endpoint_whose_connection_was_forgotten_ends_at_once(manager):
+    peer, connection = await connected(manager)
+    peer.reads.clear()
+    await connection.send("not taken")
+    endpoint = asyncio.create_task(collect(connection, str))
+    await ticks()
+    manager.disconnect(connection)
+    await ticks()
+    assert endpoint.done()
+    peer.reads.set()
