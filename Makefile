@@ -1,6 +1,6 @@
 # make demo   the chat on http://127.0.0.1:8000 (PORT=8001 for another port)
 # make demo-cluster   two nodes of it, joined by a Valkey that comes in a wheel (PORTS="8100 8101" for other ports)
-# make test   all tests
+# make test   all tests; make coverage is the same, and says what they leave out
 # make check  all that CI runs
 # make bench  how fast it is on this machine: takes about seven minutes (BENCH="--quick" for one), writes build/benchmarks
 # Python >= 3.11 and make are enough; PYTHON=python3.13 picks an interpreter, VENV=.venv313 another environment.
@@ -14,10 +14,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # What waits for brokers, or for a server that drains, mostly waits, and looks at the clock: more of it side by side, but
 # not beside the rest.
 TIMED := tests/integration/test_drain.py tests/backends/redis_backend tests/faults tests/faults_groups
-PARALLEL := --numprocesses 4 --dist worksteal -m "not long"
-PARALLEL_TIMED := --numprocesses 5 --dist loadfile -m "not long"
+WORKERS := 4
+PARALLEL = --numprocesses $(WORKERS) --dist worksteal -m "not long"
+PARALLEL_TIMED = --numprocesses $(WORKERS) --dist loadfile -m "not long"
 
-.PHONY: demo demo-cluster bench test test-long soak test-fast test-lowest check format-check lint imports types docs docs-serve format clean
+.PHONY: demo demo-cluster bench test coverage test-long soak test-fast test-lowest check format-check lint imports types docs docs-serve format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m uvicorn example_app.app:app --host 127.0.0.1 --port $(PORT)
@@ -29,6 +30,11 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(BENCH)
 
 test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PARALLEL) $(TIMED:%=--ignore=%)
+	$(BIN)/python -m pytest $(PARALLEL_TIMED) $(TIMED)
+
+coverage: WORKERS := 3  # to be measured costs them half as much again, and they look at the clock
+coverage: $(VENV)/.dev
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest $(PARALLEL) $(TIMED:%=--ignore=%)
 	$(BIN)/python -m coverage run -m pytest $(PARALLEL_TIMED) $(TIMED)
@@ -49,7 +55,7 @@ test-lowest: $(VENV)-lowest/.dev
 	$(VENV)-lowest/bin/python -m pytest $(PARALLEL) -m "not browser and not long" --ignore=tests/docs $(TIMED:%=--ignore=%)
 	$(VENV)-lowest/bin/python -m pytest $(PARALLEL_TIMED) $(TIMED)
 
-check: format-check lint imports types test docs
+check: format-check lint imports types coverage docs
 
 format-check: $(VENV)/.dev
 	$(BIN)/python -m ruff format --check .
