@@ -127,11 +127,12 @@ class Lifecycle:
     def _is_unproven(self, connection: Connection) -> bool:
         """Return whether nobody of this user is here of whom is certain that his close would have been heard."""
         user_id = connection.user_id
-        return (
-            user_id is not None
-            and connection in self.opening
-            and all(other in self.opening for other in self._registry.of_user(user_id))
-        )
+        if user_id is None or connection not in self.opening:
+            return False
+        for other in self._registry.of_user(user_id):  # noqa: SIM110 - at every connect, mostly once
+            if other not in self.opening:
+                return False
+        return True
 
     async def wait_until_opened(self, connection: Connection) -> None:
         """Wait until the handshake of a connection has been answered, or has failed."""
