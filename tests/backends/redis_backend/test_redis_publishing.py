@@ -147,7 +147,8 @@ async def test_while_redis_is_away_a_command_fails_at_once_and_says_why(scripted
     await until(lambda: not line.is_up)
     told = line.send(b"PUBLISH", b"c", b"x")
     assert told.done()
-    assert "lost" in await fails(told)
+    reason = await fails(told)
+    assert "lost" in reason or "closed today" in reason, "it may have been tried again by now"
     assert line.is_idle()
 
 
