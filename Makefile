@@ -33,7 +33,8 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PARALLEL) $(TIMED:%=--ignore=%)
 	$(BIN)/python -m pytest $(PARALLEL_TIMED) $(TIMED)
 
-coverage: WORKERS := 3  # to be measured costs them half as much again, and they look at the clock
+# To be measured costs the tests half as much again, and some look at the clock.
+coverage: WORKERS := 3
 coverage: $(VENV)/.dev
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest $(PARALLEL) $(TIMED:%=--ignore=%)

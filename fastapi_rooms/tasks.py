@@ -1,7 +1,7 @@
-"""Ending asyncio tasks. Every task has an owner; this is how owners end them."""
+"""asyncio tasks. Every task has an owner; this is how owners end them, and what some of them do."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any
 
 AGAIN_SECONDS = 1.0
@@ -15,3 +15,8 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in here:
             task.cancel()
         await asyncio.wait(here, timeout=AGAIN_SECONDS)
+
+
+async def wait_for(told: Awaitable[object]) -> None:
+    """Wait for whatever can be waited for: a task takes nothing but a coroutine. Raises what that raises."""
+    await told

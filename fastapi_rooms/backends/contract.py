@@ -85,7 +85,7 @@ class SupportsStore(Protocol):
         """Keep a value for so long, more than 0, in place of the one that the key had.
 
         `async`, or better a function that sends it at once and returns what tells its fate, as `publish` does: then
-        nothing that is published afterwards overtakes it.
+        nothing that is published afterwards overtakes it. It fails by what it returns, never at the call.
         """
         ...
 

@@ -5,7 +5,6 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from functools import partial
 from typing import Literal, NoReturn
 
 from starlette.concurrency import run_in_threadpool
@@ -22,6 +21,7 @@ from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.hooks import Announcer, Hooks, Refused
+from fastapi_rooms.engine.questions import check_answers, check_takes_two
 from fastapi_rooms.engine.refusals import refuse
 
 logger = logging.getLogger("fastapi_rooms")
@@ -45,40 +45,6 @@ def in_a_loop() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def check_answers(function: object, name: str) -> None:
-    """Check that a function returns its answer: what yields one returns a generator, which is true.
-
-    Args:
-        function: A function, or what can be called like one.
-        name: What it is called where it is passed in.
-
-    Raises:
-        ConfigurationError: It does not, or is no function.
-    """
-    if not callable(function):
-        raise ConfigurationError(f"{name} takes a function, not {function!r}")
-    while isinstance(function, partial):
-        function = function.func
-    called = function if inspect.isroutine(function) else type(function).__call__
-    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
-        raise ConfigurationError(f"{name} is asked a question, but {function!r} yields: write `return` in it")
-
-
-def _check_takes_two(function: Callable[..., object], takes: str, advice: str = "") -> None:
-    """Check that a function can be called with two arguments.
-
-    Raises:
-        ConfigurationError: It cannot.
-    """
-    name = getattr(function, "__name__", repr(function))
-    try:
-        inspect.signature(function).bind(None, "")
-    except TypeError as error:
-        raise ConfigurationError(f"{takes}, but {name}(): {error}{advice}") from error
-    except ValueError:
-        return  # written in C: nobody knows what it takes
 
 
 class Admission:
@@ -113,14 +79,14 @@ class Admission:
         self._announcer = announcer
         if authorize_join is not None:
             check_answers(authorize_join, "authorize_join")
-            _check_takes_two(
+            check_takes_two(
                 authorize_join,
                 "authorize_join is called with a connection and a room",
                 ". Only that of a route, `ws_route(authorize_join=...)`, may take dependencies beside them",
             )
         if limiter is not None:
             check_answers(limiter, "limiter")
-            _check_takes_two(limiter, 'limiter is called with a connection and "connect" or "message"')
+            check_takes_two(limiter, 'limiter is called with a connection and "connect" or "message"')
         self._authorize_join = authorize_join
         self._limiter = limiter
         self._drains_for = drains_for

@@ -31,6 +31,7 @@ from fastapi_rooms.engine.admission import AuthorizeJoin, Limiter
 from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.references import NOBODY
+from fastapi_rooms.tasks import wait_for
 from fastapi_rooms.telemetry.telemetry import start_telemetry
 
 logger = logging.getLogger("fastapi_rooms")
@@ -208,7 +209,7 @@ class DistributedWebSocketManager(ConnectionManager):
     def _log_if_it_fails(self, told: Awaitable[object]) -> None:
         if not isinstance(told, asyncio.Future):
             told = asyncio.get_running_loop().create_task(
-                _wait_for(told), name="fastapi_rooms publishing", context=Context()
+                wait_for(told), name="fastapi_rooms publishing", context=Context()
             )
         self._unanswered.add(told)
         told.add_done_callback(self._log_failure)
@@ -269,10 +270,6 @@ class DistributedWebSocketManager(ConnectionManager):
 
     def _backend_status(self) -> BackendStatus:
         return self.status
-
-
-async def _wait_for(told: Awaitable[object]) -> None:
-    await told
 
 
 class _Ear:

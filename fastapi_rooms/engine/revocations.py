@@ -6,7 +6,7 @@ For connections that were only being made, and for nodes that were cut off: neit
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextvars import Context
 from datetime import UTC, datetime
 
@@ -17,7 +17,7 @@ from fastapi_rooms.domain.expiring import Expiring
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.revocation import Revocation, UnreadableError, decode_revocation, revocation_key
-from fastapi_rooms.tasks import end_tasks
+from fastapi_rooms.tasks import end_tasks, wait_for
 
 logger = logging.getLogger("fastapi_rooms")
 
@@ -80,7 +80,7 @@ class Revocations:
             return None
         told = self.store.put(revocation_key(user_id), revocation.encode(), self._seconds)
         task = asyncio.get_running_loop().create_task(
-            _wait_for(told), name="fastapi_rooms revocation", context=Context()
+            wait_for(told), name="fastapi_rooms revocation", context=Context()
         )
         self._keeping.add(task)
         task.add_done_callback(self._kept)
@@ -147,7 +147,3 @@ class Revocations:
             if connection._made_at <= revocation.at:
                 logger.info("%r was closed while this node did not hear", connection)
                 self._close(connection, revocation.close)
-
-
-async def _wait_for(told: Awaitable[object]) -> None:
-    await told

@@ -3,7 +3,7 @@
 from starlette.websockets import WebSocket
 
 from fastapi_rooms.engine.references import connection_of
-from fastapi_rooms.web.dependencies import find_manager, get_manager
+from fastapi_rooms.web.dependencies import get_manager
 
 
 async def gate(websocket: WebSocket) -> None:
@@ -17,6 +17,5 @@ async def gate(websocket: WebSocket) -> None:
         HandshakeRefused: It is refused.
     """
     if get_manager not in getattr(websocket.scope.get("app"), "dependency_overrides", ()):
-        manager = find_manager(websocket) or await get_manager(websocket)
-        manager.check_handshake(websocket)
+        (await get_manager(websocket)).check_handshake(websocket)
     connection_of(websocket)  # made before anybody looks at credentials: it counts when somebody is closed meanwhile

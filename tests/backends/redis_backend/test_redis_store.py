@@ -36,6 +36,16 @@ def test_a_key_has_a_name_of_its_own_that_picks_no_slot(one, other):
     assert 0 <= slot_of(name) < 16_384
 
 
+async def test_a_value_is_on_the_line_at_the_call_so_that_nothing_overtakes_it(shared_broker):
+    async with running_nodes(shared_broker.url, 1) as (node,):
+        line = node.backend._routes._link.line
+        await until(line.is_idle)
+        kept = node.backend.put("a", b"1", 60)
+        assert not line.is_idle()
+        await kept
+        assert await node.backend.peek(["a"]) == [b"1"]
+
+
 async def test_a_value_is_a_key_with_a_time_to_live_under_the_prefix(each_broker):
     async with running_nodes(each_broker.url, 1) as (node,):
         await node.backend.put("ticket:1", b"\xff\0", 12.3456)
