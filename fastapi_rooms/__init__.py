@@ -23,10 +23,10 @@ from fastapi_rooms.domain.messages import MessageType
 from fastapi_rooms.domain.refusal import Refusal
 from fastapi_rooms.domain.settings import Overflow, RoomsSettings
 from fastapi_rooms.domain.stats import Stats
+from fastapi_rooms.engine.admission.handshake_refused import HandshakeRefused
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.hooks import Disconnected, Hooks, Refused
 from fastapi_rooms.engine.manager import ConnectionManager
-from fastapi_rooms.engine.refusals import HandshakeRefused
 from fastapi_rooms.web.bearer import BearerSubprotocol
 from fastapi_rooms.web.dependencies import ConnectionDep, ManagerDep, current_connection, get_manager
 from fastapi_rooms.web.extension import RoomsExtension

@@ -21,7 +21,7 @@ from fastapi_rooms.doctor.loading import Loaded
 from fastapi_rooms.doctor.situation import App, Mounted, Rooms, Start
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.manager import ConnectionManager
-from fastapi_rooms.engine.wires import peel
+from fastapi_rooms.engine.outbound.wire_choice import peel
 from fastapi_rooms.web.extension import RoomsExtension
 
 PATIENCE_SECONDS = 1.0

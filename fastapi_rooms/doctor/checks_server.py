@@ -3,11 +3,11 @@
 from fastapi_rooms.doctor.findings import Finding, error, note, warning
 from fastapi_rooms.doctor.situation import Situation
 from fastapi_rooms.doctor.versions import numbers
-from fastapi_rooms.engine.uvicorn_wire import MODULE, NAME
+from fastapi_rooms.engine.outbound.uvicorn_wire import MODULE, NAME
 
 VERIFIED_UVICORN = ("0.54.0", "0.54.0")
-"""The oldest and the newest uvicorn that `engine/uvicorn_wire.py` was verified with; a test compares it with the one
-in `tests/wire`."""
+"""The oldest and the newest uvicorn that `engine/outbound/uvicorn_wire.py` was verified with; a test
+compares it with the one in `tests/wire`."""
 
 USUAL_PROXY_TIMEOUT = 60.0
 """`proxy_read_timeout` of nginx and the idle time-out of AWS' load balancers, when nobody has changed them."""

@@ -8,9 +8,9 @@ from fastapi_rooms.domain.connection import Connection, Outbox, Phase
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.messages import Close, Message
 from fastapi_rooms.domain.registry import Registry
-from fastapi_rooms.engine.fan_out import fan_out
 from fastapi_rooms.engine.hooks import Announcer, Hooks
 from fastapi_rooms.engine.lifecycle import Lifecycle
+from fastapi_rooms.engine.outbound.fan_out import fan_out
 from fastapi_rooms.engine.references import NOBODY
 
 logger = logging.getLogger("fastapi_rooms")

@@ -27,7 +27,7 @@ from fastapi_rooms.domain.registry import Left
 from fastapi_rooms.domain.revocation import Revocation
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import RoomsSettings
-from fastapi_rooms.engine.admission import AuthorizeJoin, Limiter
+from fastapi_rooms.engine.admission.admission import AuthorizeJoin, Limiter
 from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.references import NOBODY

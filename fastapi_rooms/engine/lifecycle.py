@@ -14,14 +14,14 @@ from fastapi_rooms.domain.envelope import Target, room_target, user_target
 from fastapi_rooms.domain.messages import Close, Message
 from fastapi_rooms.domain.registry import Left, Registry
 from fastapi_rooms.domain.settings import RoomsSettings
-from fastapi_rooms.engine.flusher import Flusher
+from fastapi_rooms.engine.endings.timekeeper import Timekeeper
 from fastapi_rooms.engine.hooks import Announcer, Disconnected, Hooks
-from fastapi_rooms.engine.outbox import ENDED, Outbox
-from fastapi_rooms.engine.timekeeper import Timekeeper
-from fastapi_rooms.engine.wires import choose_wire
+from fastapi_rooms.engine.outbound.flusher import Flusher
+from fastapi_rooms.engine.outbound.outbox import ENDED, Outbox
+from fastapi_rooms.engine.outbound.wire_choice import choose_wire
 
 if TYPE_CHECKING:
-    from fastapi_rooms.engine.reader import Reader
+    from fastapi_rooms.engine.inbound.reader import Reader
 
 logger = logging.getLogger("fastapi_rooms")
 

@@ -20,17 +20,17 @@ from fastapi_rooms.domain.registry import Left, Registry
 from fastapi_rooms.domain.revocation import Revocation
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.domain.stats import Stats
-from fastapi_rooms.engine.admission import Admission, AuthorizeJoin, Limiter
+from fastapi_rooms.engine.admission.admission import Admission, AuthorizeJoin, Limiter
+from fastapi_rooms.engine.admission.revoked_users import Revocations
 from fastapi_rooms.engine.delivery import Delivery
-from fastapi_rooms.engine.drain import Drain
-from fastapi_rooms.engine.handshake import accept
+from fastapi_rooms.engine.endings.drain import Drain
+from fastapi_rooms.engine.endings.timekeeper import Expiry, as_datetime
 from fastapi_rooms.engine.hooks import Announcer, Hooks
+from fastapi_rooms.engine.inbound.handshake import accept
+from fastapi_rooms.engine.inbound.reader import Reader, Readers
+from fastapi_rooms.engine.inbound.received import Received
 from fastapi_rooms.engine.lifecycle import Lifecycle, Seams
-from fastapi_rooms.engine.reader import Reader, Readers
-from fastapi_rooms.engine.received import Received
 from fastapi_rooms.engine.references import NOBODY, SCOPE_KEY, Excluded, Reference, connection_of, ids
-from fastapi_rooms.engine.revocations import Revocations
-from fastapi_rooms.engine.timekeeper import Expiry, as_datetime
 from fastapi_rooms.tasks import end_tasks
 from fastapi_rooms.telemetry.telemetry import Telemetry, start_telemetry
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from fastapi_rooms.engine.reader import Reader
+from fastapi_rooms.engine.inbound.reader import Reader
 
 
 class Attendance:

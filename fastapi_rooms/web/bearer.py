@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from starlette.requests import HTTPConnection
 
 from fastapi_rooms.domain.errors import ConfigurationError
-from fastapi_rooms.engine.handshake import SUBPROTOCOL_KEY
+from fastapi_rooms.engine.inbound.handshake import SUBPROTOCOL_KEY
 from fastapi_rooms.web.credentials import refuse_credentials
 
 MARKER = "bearer"

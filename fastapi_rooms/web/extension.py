@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Mount
 
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.settings import RoomsSettings
-from fastapi_rooms.engine.admission import AuthorizeJoin, Limiter
+from fastapi_rooms.engine.admission.admission import AuthorizeJoin, Limiter
 from fastapi_rooms.engine.distributed import BackendSource, DistributedWebSocketManager, OnGap
 from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.manager import ConnectionManager

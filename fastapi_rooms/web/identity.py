@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from fastapi_rooms.engine.timekeeper import Expiry
+from fastapi_rooms.engine.endings.timekeeper import Expiry
 
 
 class Identity(NamedTuple):

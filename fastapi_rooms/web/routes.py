@@ -20,8 +20,8 @@ from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.engine.admission.questions import check_answers
 from fastapi_rooms.engine.manager import ConnectionManager
-from fastapi_rooms.engine.questions import check_answers
 from fastapi_rooms.web.dependencies import get_manager
 from fastapi_rooms.web.gate import gate
 from fastapi_rooms.web.handlers import Handler

@@ -7,12 +7,12 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from fastapi_rooms.domain.close_codes import CloseCode
-from fastapi_rooms.engine.admission import AuthorizeJoin
+from fastapi_rooms.engine.admission.admission import AuthorizeJoin
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.web.attendance import Attendance
-from fastapi_rooms.web.endings import close, end_with_error, end_without_error
 from fastapi_rooms.web.handlers import Handler
 from fastapi_rooms.web.identity import Identity
+from fastapi_rooms.web.outcome import close, end_with_error, end_without_error
 
 
 async def serve(

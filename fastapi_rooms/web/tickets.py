@@ -22,8 +22,8 @@ from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import are_seconds
 from fastapi_rooms.domain.tickets import TICKET_BYTES, Claim, claim, claim_in, key_of
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
+from fastapi_rooms.engine.endings.timekeeper import Expiry, as_datetime
 from fastapi_rooms.engine.manager import ConnectionManager
-from fastapi_rooms.engine.timekeeper import Expiry, as_datetime
 from fastapi_rooms.web.credentials import refuse_credentials
 from fastapi_rooms.web.dependencies import get_manager
 from fastapi_rooms.web.identity import Identity

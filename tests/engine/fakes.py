@@ -9,10 +9,10 @@ from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.messages import Message
 from fastapi_rooms.domain.settings import RoomsSettings
-from fastapi_rooms.engine.batch import Batch
-from fastapi_rooms.engine.flusher import Flusher
 from fastapi_rooms.engine.manager import ConnectionManager
-from fastapi_rooms.engine.outbox import Outbox
+from fastapi_rooms.engine.outbound.batch import Batch
+from fastapi_rooms.engine.outbound.flusher import Flusher
+from fastapi_rooms.engine.outbound.outbox import Outbox
 
 DEADLINE = 5.0
 """How long a test waits for a fact before it fails."""

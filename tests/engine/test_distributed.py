@@ -6,6 +6,8 @@ from uuid import uuid4
 
 import pytest
 
+from engine.fakes import DEADLINE, Peer, connected, is_empty, run_clocked, texts, ticks, until
+from engine.scripted import ScriptedBackend
 from fastapi_rooms.domain.connection import Phase
 from fastapi_rooms.domain.envelope import (
     EVERYBODY,
@@ -17,13 +19,10 @@ from fastapi_rooms.domain.envelope import (
 from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError, ManagerNotStarted, MessageError
 from fastapi_rooms.domain.messages import Close, Message, MessageType
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.admission.handshake_refused import HandshakeRefused
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.hooks import Hooks
-from fastapi_rooms.engine.refusals import HandshakeRefused
 from fastapi_rooms.testing import LocalCluster
-
-from .fakes import DEADLINE, Peer, connected, is_empty, run_clocked, texts, ticks, until
-from .scripted import ScriptedBackend
 
 KITCHEN, ANN = room_target("kitchen"), user_target("ann")
 OTHER_NODE = "0123456789abcdef0123456789abcdef"

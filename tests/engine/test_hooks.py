@@ -6,13 +6,12 @@ import logging
 
 import pytest
 
+from engine.fakes import Peer, connected, is_empty, run_clocked, ticks, until
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.admission.handshake_refused import HandshakeRefused
 from fastapi_rooms.engine.hooks import Announcer, Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
-from fastapi_rooms.engine.refusals import HandshakeRefused
-
-from .fakes import Peer, connected, is_empty, run_clocked, ticks, until
 
 
 class Diary:

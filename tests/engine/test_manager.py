@@ -8,16 +8,15 @@ from datetime import UTC, datetime
 
 import pytest
 
+from engine.fakes import Peer, connected, is_empty, run_clocked, texts, ticks, until
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError, MessageError, NotConnectedError
 from fastapi_rooms.domain.messages import Close, MessageType
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.admission.handshake_refused import HandshakeRefused
 from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.references import connection_of
-from fastapi_rooms.engine.refusals import HandshakeRefused
-
-from .fakes import Peer, connected, is_empty, run_clocked, texts, ticks, until
 
 MODULE_LEVEL = ConnectionManager()
 

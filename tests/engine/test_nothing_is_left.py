@@ -8,13 +8,12 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.fakes import Peer, is_empty, run_clocked, ticks
 from fastapi_rooms.domain.errors import JoinRefused, NotConnectedError
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.admission.handshake_refused import HandshakeRefused
 from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
-from fastapi_rooms.engine.refusals import HandshakeRefused
-
-from .fakes import Peer, is_empty, run_clocked, ticks
 
 LIMITS = RoomsSettings(
     max_connections=5,

@@ -6,14 +6,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from engine.fakes import ClockedLoop, Peer, is_empty, ticks
+from engine.scripted import ScriptedBackend
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, TargetKind, connection_target, room_target, user_target
 from fastapi_rooms.domain.errors import BackendUnavailable, NotConnectedError
 from fastapi_rooms.domain.messages import Close, Message
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.references import SCOPE_KEY
-
-from .fakes import ClockedLoop, Peer, is_empty, ticks
-from .scripted import ScriptedBackend
 
 OTHER_NODE = "0123456789abcdef0123456789abcdef"
 

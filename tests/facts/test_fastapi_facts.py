@@ -19,8 +19,8 @@ from starlette.websockets import WebSocketState
 from support import RawClient, live, until
 from websockets.exceptions import InvalidStatus
 
-from fastapi_rooms.engine.wires import _PEELED, peel
-from fastapi_rooms.web.endings import _DEFAULTS, _STACKS
+from fastapi_rooms.engine.outbound.wire_choice import _PEELED, peel
+from fastapi_rooms.web.outcome import _DEFAULTS, _STACKS
 
 
 @contextlib.contextmanager
@@ -195,7 +195,7 @@ async def test_the_handlers_that_are_there_by_default_come_from_modules_that_we_
 
 
 async def test_a_response_of_an_exception_handler_breaks_an_accepted_websocket(caplog):
-    """The reason for `web/endings.py`: were this to end well some day, it could go."""
+    """The reason for `web/outcome.py`: were this to end well some day, it could go."""
 
     async def handle(request: Any, error: Exception) -> JSONResponse:
         return JSONResponse({}, 400)
@@ -235,7 +235,7 @@ async def test_the_wrapper_that_fastapi_puts_around_send_can_be_peeled(depth):
     with live(app) as server:
         async with server.client("/sub" * depth + "/ws") as client:
             await client.closed()
-    assert set(kinds[:-1]) <= _PEELED, "send is wrapped in something that engine/wires.py does not know"
+    assert set(kinds[:-1]) <= _PEELED, "send is wrapped in something that engine/outbound/wire_choice.py does not know"
     assert kinds[-1] == "WebSocketsSansIOProtocol"
 
 

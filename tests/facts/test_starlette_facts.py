@@ -7,7 +7,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 SCOPE = {"type": "websocket", "path": "/", "headers": []}
 ADVICE = (
-    "engine/reader.py calls `WebSocket._receive` and engine/wire.py `WebSocket._send`: look at what {} does beside it"
+    "engine/inbound/reader.py calls `WebSocket._receive` and engine/outbound/wire.py `WebSocket._send`: "
+    "look at what {} does beside it"
 )
 
 
@@ -72,7 +73,7 @@ async def test_all_that_receive_does_with_a_disconnect_is_to_note_it(server, web
     server.events.append(event)
     assert await websocket.receive() is event
     assert state(websocket) == {**before, "client_state": WebSocketState.DISCONNECTED}, (
-        "engine/reader.py sets `client_state` in its place"
+        "engine/inbound/reader.py sets `client_state` in its place"
     )
 
 

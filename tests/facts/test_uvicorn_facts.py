@@ -9,9 +9,9 @@ from fastapi import FastAPI, WebSocket
 from support import LiveServer, RawClient, live, until
 
 from fastapi_rooms.domain.messages import Message
-from fastapi_rooms.engine.uvicorn_wire import MODULE, NAME, is_known_protocol
-from fastapi_rooms.engine.wire import is_transport
-from fastapi_rooms.engine.wires import peel
+from fastapi_rooms.engine.outbound.uvicorn_wire import MODULE, NAME, is_known_protocol
+from fastapi_rooms.engine.outbound.wire import is_transport
+from fastapi_rooms.engine.outbound.wire_choice import peel
 
 KIB = 1024
 
@@ -71,8 +71,8 @@ async def test_the_default_protocol_is_the_one_that_our_wire_was_written_for(loo
         await until(lambda: held.websocket)
         protocol = held.protocol
         assert (type(protocol).__module__, type(protocol).__name__) == (MODULE, NAME)
-        assert is_known_protocol(protocol), "it has lost an attribute that engine/uvicorn_wire.py reads"
-        assert is_transport(protocol.transport), "its transport lacks a method that engine/wire.py calls"
+        assert is_known_protocol(protocol), "it has lost an attribute that engine/outbound/uvicorn_wire.py reads"
+        assert is_transport(protocol.transport), "its transport lacks a method that engine/outbound/wire.py calls"
         assert protocol.writable.is_set()
         assert (protocol.close_sent, protocol.disconnected) == (False, False)
 

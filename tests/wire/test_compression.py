@@ -12,8 +12,8 @@ from strict_client import NO_TAKEOVER, PLAIN, TAKEOVER
 from support import live, until
 from wire_app import NOISE, WORDS, Stage, labelled, numbers, ticks
 
+from fastapi_rooms.engine.outbound.uvicorn_wire import UvicornWire
 from fastapi_rooms.engine.references import SCOPE_KEY
-from fastapi_rooms.engine.uvicorn_wire import UvicornWire
 
 KIB = 1024
 MIN = 200

@@ -27,7 +27,7 @@ VERIFIED = ("0.54.0", "0.54.0")
 """The oldest and the newest uvicorn that was verified."""
 
 ADVICE = """
-engine/uvicorn_wire.py writes below uvicorn's WebSocket protocol, so each version has to be looked at:
+engine/outbound/uvicorn_wire.py writes below uvicorn's WebSocket protocol, so each version has to be looked at:
 1. Read what changed in uvicorn/protocols/websockets/websockets_sansio_impl.py and in its base, websockets.server:
    - `transport`, and that all output goes to it at once (nothing is kept for a later write, nobody else writes);
    - `writable`: an asyncio.Event, cleared by pause_writing, set by resume_writing and by connection_lost;

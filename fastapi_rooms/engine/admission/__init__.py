@@ -1,0 +1,1 @@
+"""Who is let in, how much anyone may take, and who was closed everywhere."""

@@ -1,0 +1,154 @@
+"""Emptying a node that is to be stopped, so that its clients do not all come back in one instant."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Collection, Iterable
+from contextvars import Context
+
+from fastapi_rooms.domain.close_codes import CloseCode
+from fastapi_rooms.domain.connection import Outbox
+from fastapi_rooms.domain.counters import Counters
+from fastapi_rooms.domain.envelope import EVERYBODY
+from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.domain.messages import Close
+from fastapi_rooms.domain.registry import Registry
+from fastapi_rooms.domain.settings import RoomsSettings, are_seconds
+from fastapi_rooms.engine.outbound.flusher import Flusher
+from fastapi_rooms.tasks import end_tasks
+
+logger = logging.getLogger("fastapi_rooms")
+
+DEFAULT_SECONDS = 10.0
+BATCH_SECONDS = 0.1
+"""Between two batches."""
+MIN_BATCH = 10
+"""How many connections are closed at once at least: a few are no crowd."""
+SPREAD = 0.8
+"""Over what part of the time connections are closed; the rest is for those that take their time to read."""
+GRACE_SECONDS = 0.25
+"""What the last to be closed have to read, also where the loop was blocked for the whole time; a drain of less than
+1.25 s gives them what SPREAD leaves."""
+ANSWER_SECONDS = 0.5
+"""How long clients that have everything may take to answer the close frame. Most do at once; to hang up on one that is
+sending would cost it the close frame that it has not read (it would see a reset, that is 1006)."""
+RESTARTING = Close(CloseCode.SERVICE_RESTART, "restarting")
+
+
+class Drain:
+    """Owns the task that drains, and the fact that nobody is let in meanwhile.
+
+    Args:
+        settings: How long it takes.
+        counters: Where is counted who is closed, and who is aborted.
+        registry: Who is here.
+        flusher: Who knows when everything is written, and aborts the rest.
+        close: Called to close some; returns how many.
+    """
+
+    def __init__(
+        self,
+        settings: RoomsSettings,
+        counters: Counters,
+        registry: Registry,
+        flusher: Flusher,
+        close: Callable[[Collection[Outbox], Close], int],
+    ) -> None:
+        self._settings = settings
+        self._counters = counters
+        self._registry = registry
+        self._flusher = flusher
+        self._close = close
+        self._task: asyncio.Task[None] | None = None  # None: none has begun since the last `stop`
+        self._closes_at = 0.0  # time of the loop below at which it ends
+        self._loop: asyncio.AbstractEventLoop | None = None  # where nobody is let in; None: everybody is
+        self._is_interrupted = False  # from `interrupt` to `stop`
+
+    @property
+    def is_on(self) -> bool:
+        """Whether new connections are refused. What began on a loop that is closed counts no more."""
+        return self._loop is not None and not self._loop.is_closed()
+
+    def seconds_left(self) -> float | None:
+        """Return after how long somebody else may let in who comes now; None: this node does."""
+        return self._closes_at - self._loop.time() if self._loop is not None and self.is_on else None
+
+    async def run(self, seconds: float | None = None) -> None:
+        """Drain, or wait for the drain that has begun; cancelling this does not cancel that.
+
+        Raises:
+            ConfigurationError: It cannot take that long.
+        """
+        if seconds is None:
+            seconds = self._settings.drain_timeout or DEFAULT_SECONDS
+        if not are_seconds(seconds):
+            raise ConfigurationError(f"drain takes a number of seconds above 0, not {seconds!r}")
+        loop = asyncio.get_running_loop()
+        if self._task is None or self._task.get_loop() is not loop:
+            self._task = loop.create_task(self._drain(seconds), name="fastapi_rooms drain", context=Context())
+        if not self._task.done():
+            await asyncio.wait([self._task])
+
+    async def interrupt(self, seconds: float) -> None:
+        """Refuse new connections until `stop`, which is expected within `seconds`, and end the drain that has begun."""
+        self._refuse(seconds)
+        self._is_interrupted = True
+        if self._task is not None:
+            await end_tasks([self._task])
+
+    async def resume(self) -> None:
+        """Let connections in again after an `interrupt` that no `stop` has followed; a drain goes on."""
+        if self._is_interrupted:
+            await self.stop()
+
+    async def stop(self) -> None:
+        """End a drain, and let connections in again: the manager may be used again."""
+        if self._task is not None:
+            await end_tasks([self._task])
+        self._task = self._loop = None
+        self._is_interrupted = False
+
+    def _refuse(self, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._closes_at = self._loop.time() + seconds
+
+    async def _drain(self, seconds: float) -> None:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        self._refuse(seconds)  # from now on nobody comes
+        there_were = len(self._registry)
+        logger.info("draining: %d connections, within %g s", there_were, seconds)
+        size = max(MIN_BATCH, math.ceil(there_were / max(1, int(seconds * SPREAD / BATCH_SECONDS))))
+        is_late = False
+        while len(self._registry) and not is_late:  # who is left after the last batch could not be closed
+            is_late = clock() - began >= seconds * SPREAD
+            everybody = self._registry.outboxes(EVERYBODY)
+            some = list(everybody) if is_late else _first(everybody, size)
+            self._counters.restarted += self._close(some, RESTARTING)
+            if len(self._registry):
+                await asyncio.sleep(BATCH_SECONDS)
+        deadline = max(began + seconds, clock() + min(GRACE_SECONDS, seconds * (1 - SPREAD)))
+        if await self._flusher.wait_until_written(deadline - clock()):
+            await self._flusher.wait_until_left(min(ANSWER_SECONDS, deadline - clock()))
+        aborted = self._flusher.abort_rest()
+        self._counters.aborted += aborted
+        took = clock() - began
+        logger.info("drained: %d connections closed, %d of them aborted, in %.1f s", there_were, aborted, took)
+
+
+def _first(everybody: Iterable[Outbox], size: int) -> list[Outbox]:
+    """Return whom to close next; those whose handlers are at work come last, so that their answers may still get out.
+
+    At the same pace as all others, though: they may be at work for as long as they are connected.
+    """
+    some: list[Outbox] = []
+    at_work: list[Outbox] = []
+    for outbox in everybody:
+        reader = outbox.connection._reader
+        if reader is not None and reader.is_at_work:
+            at_work.append(outbox)
+        else:
+            some.append(outbox)
+            if len(some) == size:
+                return some
+    return some + at_work[: size - len(some)]

@@ -1,0 +1,350 @@
+"""The one reader of a connection: from accept to disconnect it calls `receive`, whatever the handler does.
+
+So pongs and closes are always seen, which keeps a healthy client connected while its handler works (uvicorn stops
+reading after each message that nobody has taken).
+
+A handler that is called per message and waits for the next one reads by itself: no task, no queue, no hop. When it does
+not come back within the tick in which it got a message, a task takes over and reads on for it, from then on for good.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextvars import Context
+from time import monotonic
+from typing import Any, Literal
+
+from starlette.websockets import WebSocketState
+
+from fastapi_rooms.domain.close_codes import ABNORMAL, CloseCode
+from fastapi_rooms.domain.connection import Connection, Owner
+from fastapi_rooms.domain.counters import Counters
+from fastapi_rooms.domain.incoming import error_message
+from fastapi_rooms.domain.rate import Rate
+from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.inbound.inbox import Inbox, Payload
+
+logger = logging.getLogger("fastapi_rooms")
+
+
+MAX_DROPPED = 100
+"""How many messages above the rate a client may send in a row before it is closed."""
+PAUSE_SECONDS = 1.0
+"""After how long without a dropped message the next one begins a row anew."""
+
+NO_CODE = 1005
+"""In place of a close code when the close frame had none (RFC 6455 section 7.1.5)."""
+
+AskLimiter = Callable[[Connection, Literal["message"]], Awaitable[bool]]
+
+
+class Readers:
+    """What the readers of one node share; and those whose handlers got a message in this tick.
+
+    Those that are still busy at its end get a task that reads on.
+
+    Args:
+        settings: Limits.
+        counters: Where is counted what was received and what was dropped.
+        limiter: Whether the app lets a connection send another message; None: it has no word in it.
+    """
+
+    def __init__(self, settings: RoomsSettings, counters: Counters, limiter: AskLimiter | None) -> None:
+        self.settings = settings
+        self.counters = counters
+        self.limiter = limiter
+        self.max_bytes: float = math.inf if settings.max_message_bytes is None else settings.max_message_bytes
+        per_second = settings.messages_per_second
+        self.rate = None if per_second is None else Rate(per_second, settings.messages_burst)
+        self.expects_pongs = settings.heartbeat_interval is not None  # which are no business of the handlers
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._context = Context()  # an empty one: a reader outlives the message that happened to come first
+        self._readers: list[Reader] = []
+        self._loop: asyncio.AbstractEventLoop | None = None  # where the end-of-tick call is due; None: not due
+
+    def add(self, reader: "Reader") -> None:
+        """Look at a reader at the end of this tick."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            self._readers.append(reader)
+        else:
+            self._readers = [reader]  # those of a loop that has ended are not read for any more
+            self._loop = loop
+            loop.call_soon(self._take_over, context=self._context)
+
+    def _take_over(self) -> None:
+        self._loop = None
+        readers, self._readers = self._readers, []
+        for reader in readers:
+            reader.start()
+
+
+class Reader:
+    """Takes what the client sends, into the inbox or straight to the handler, and tells when the client is gone."""
+
+    __slots__ = (
+        "_connection",
+        "_dropped",
+        "_dropped_at",
+        "_full_at",
+        "_inbox",
+        "_on_end",
+        "_owed",
+        "_owner",
+        "_readers",
+        "has_ended",
+        "has_given_up",
+        "is_awaited",
+        "is_inline",
+        "received",
+        "task",
+    )
+
+    def __init__(self, connection: Connection, owner: Owner, readers: Readers) -> None:
+        self.has_ended = False  # nothing more will come
+        self.has_given_up = False  # nor is what came handled any more: this node has ended the connection, by `end`
+        self.is_awaited = False  # somebody waits for the next message; written by `Received`
+        self.is_inline = False  # that somebody receives by itself; written by `Received`
+        self.task: asyncio.Task[None] | None = None  # set by `start`; None: whoever waits reads inline
+        self.received = 0  # messages, with those that were dropped: whoever sends too much is not silent
+        self._connection = connection
+        self._owner = owner
+        self._readers = readers
+        self._on_end: Callable[[], object] | None = None  # set by `call_at_end`
+        self._inbox: Inbox | None = None  # made when a task reads: who reads inline has nothing that waits
+        self._full_at = Rate.FULL  # when its bucket of tokens will be full
+        self._owed = 0.0  # messages that it may send above the rate: it was kept from sending them, see `_credit`
+        self._dropped = 0  # messages above the rate, in a row
+        self._dropped_at = -math.inf  # when the last of them came
+
+    @property
+    def inbox(self) -> Inbox:
+        """What was read and not taken yet."""
+        if self._inbox is None:
+            self._inbox = Inbox(self._readers.settings)
+            if self.has_ended:
+                self._inbox.end()
+        return self._inbox
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether the client is not read from, since its handler has too much to do."""
+        return self._inbox is not None and self._inbox.is_full
+
+    @property
+    def is_attended(self) -> bool:
+        """Whether somebody waits for the end, and sees to it that the close frame gets out."""
+        return self._on_end is not None
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the handler has a message in hand: it took one and has not come back for the next."""
+        return self.received > 0 and not self.is_awaited and not self.has_ended
+
+    def start(self) -> None:
+        """Read in a task from now on, unless a task or a waiting handler reads already, or nothing will come."""
+        if self.task is None and not self.is_inline and not self.has_ended:
+            self.task = asyncio.get_running_loop().create_task(self._read(), name="fastapi_rooms reader")
+            self._readers.tasks.add(self.task)
+            self.task.add_done_callback(self._readers.tasks.discard)
+
+    def call_at_end(self, callback: Callable[[], object] | None) -> None:
+        """Call back when the client is gone or was closed, at once if that has happened; None: nobody."""
+        self._on_end = callback
+        if callback is not None and self.has_ended:
+            callback()
+
+    def end(self) -> None:
+        """Take no more messages, and give the queued ones up: this node has ended the connection."""
+        self._end(discard=True)
+
+    def stop(self) -> None:
+        """Stop reading; does nothing from within the reader, which is at its end then."""
+        if self.task is not None and self.task is not asyncio.current_task():
+            self.task.cancel()
+
+    def receive(self) -> Awaitable[MutableMapping[str, Any]]:
+        """Receive the next ASGI event: of Starlette's `receive`, just what is left once a socket is accepted.
+
+        Its frame would cost time in every message, and memory in every connection that waits.
+        """
+        return self._connection.websocket._receive()
+
+    def take(self, event: MutableMapping[str, Any]) -> Payload | None:
+        """Return what an event brings to the handler that received it by itself; None: `refuse`.
+
+        From the end of this tick on, a task reads in its place if it has not come back.
+        """
+        payload = _payload(event)
+        if payload is None or self.has_ended or _size(payload) > self._readers.max_bytes or not self._count():
+            return None
+        self._readers.add(self)
+        return payload
+
+    def put_back(self, payload: Payload) -> None:
+        """Let a message that was taken be the next one again: whoever took it was cancelled before he handed it on."""
+        if not self.has_given_up:
+            self.inbox.put_back(payload, _size(payload))
+            self.start()  # who receives by itself does not look into the inbox
+
+    async def refuse(self, event: MutableMapping[str, Any]) -> bool:
+        """Act on an event that brought nothing to the handler; return whether to go on.
+
+        The client is gone, was closed meanwhile, sent too much, or too often.
+        """
+        payload = None if self.has_ended else _payload(event)
+        if payload is not None:
+            if _size(payload) > self._readers.max_bytes:
+                await self._refuse_size()
+            elif await self.drop():
+                return True
+        self._leave(event)
+        return False
+
+    async def drop(self) -> bool:
+        """Drop a message above the rate, and say so once; return whether to go on."""
+        self._readers.counters.rate_limited_messages += 1
+        now = monotonic()
+        is_first = now - self._dropped_at > PAUSE_SECONDS
+        self._dropped_at = now
+        self._dropped = 1 if is_first else self._dropped + 1
+        await asyncio.sleep(0)  # a server may have many of them ready: the others get their turn
+        if is_first:
+            await self._owner.send_personal(self._connection, error_message("rate_limited"))
+        elif self._dropped >= MAX_DROPPED:
+            if self._connection.is_open:
+                self._readers.counters.flooders += 1
+                logger.info("%r did not slow down: closed with 1008", self._connection)
+            await self._owner.close(self._connection, CloseCode.POLICY_VIOLATION, "too many messages")
+            return False
+        return True
+
+    async def fail(self, error: Exception) -> None:
+        """End because the server failed."""
+        await self._fail(error)
+        self._leave(None)
+
+    async def _read(self) -> None:
+        inbox = self.inbox
+        event: MutableMapping[str, Any] | None = None
+        try:
+            while True:
+                # Each frame of a coroutine that waits costs memory in every connection: it is received right here.
+                event = await self.receive()
+                payload = _payload(event)
+                if payload is None:
+                    return
+                if self.has_given_up:  # nobody handles it: only its end is waited for
+                    event = payload = None
+                    await asyncio.sleep(0)
+                    continue
+                size = _size(payload)
+                if size > self._readers.max_bytes:
+                    await self._refuse_size()
+                    return
+                if self._count():
+                    inbox.put(payload, size)
+                elif not await self.drop():
+                    return
+                event = payload = None  # a connection that waits keeps no message
+                if inbox.is_full and not await self._wait_for_space():
+                    return
+        except Exception as error:  # noqa: BLE001 - whatever a server raises
+            await self._fail(error)
+        finally:
+            self._leave(event)
+            self.task = None  # a cancelled task keeps its frames, and so this reader and its connection
+
+    def _count(self) -> bool:
+        """Count a message; False if it is above the rate."""
+        self.received += 1
+        readers = self._readers
+        if readers.rate is not None:
+            full_at = readers.rate.take(self._full_at, monotonic())
+            if full_at is not None:
+                self._full_at = full_at
+            elif self._owed >= 1:
+                self._owed -= 1
+            else:
+                return False
+        if readers.limiter is None:  # otherwise it may still be dropped: `Received` counts it
+            readers.counters.received_messages += 1
+        return True
+
+    def _credit(self, since: float) -> None:
+        """Owe the client what it could have sent while it was held up, since it comes all at once now.
+
+        That is what flowed over the rim of its bucket meanwhile: more than its rate it never gets, on the whole.
+        """
+        settings = self._readers.settings
+        if settings.messages_per_second is None:
+            return
+        now = monotonic()
+        seconds = max(0.0, now - max(since, self._full_at))
+        most = settings.inbox_timeout * settings.messages_per_second  # no single pause is longer
+        self._owed = min(self._owed + seconds * settings.messages_per_second, most)
+
+    async def _refuse_size(self) -> None:
+        self._readers.counters.oversized_messages += 1
+        await self._owner.close(
+            self._connection, CloseCode.TOO_BIG, f"a message may have {self._readers.max_bytes} bytes"
+        )
+
+    async def _wait_for_space(self) -> bool:
+        since = monotonic()
+        try:
+            async with asyncio.timeout(self._readers.settings.inbox_timeout):
+                await self.inbox.space()
+        except TimeoutError:
+            self._readers.counters.full_inboxes += 1
+            logger.info("%r sent faster than its handler works: closed with 1013", self._connection)
+            await self._owner.close(self._connection, CloseCode.TRY_AGAIN_LATER, "too many messages are waiting")
+            return False
+        self._credit(since)
+        return True
+
+    async def _fail(self, error: Exception) -> None:
+        logger.error("the reader of %r failed: closed with 1011", self._connection, exc_info=error)
+        await self._owner.close(self._connection, CloseCode.INTERNAL_ERROR)
+
+    def _leave(self, event: MutableMapping[str, Any] | None) -> None:
+        if event is not None and event["type"] == "websocket.disconnect":
+            self._connection.websocket.client_state = WebSocketState.DISCONNECTED  # as Starlette's `receive` does
+            self._connection._note_close(*_end_of(event))
+        self._end(discard=False)
+        self._owner.disconnect(self._connection)
+
+    def _end(self, *, discard: bool) -> None:
+        if self.has_ended:
+            return
+        self.has_ended = True
+        self.has_given_up = discard
+        if self._inbox is not None:
+            self._inbox.end(discard=discard)
+        if self._on_end is not None:
+            self._on_end()
+
+
+def _payload(event: MutableMapping[str, Any]) -> Payload | None:
+    """Return what an ASGI event brings; None when the client is gone."""
+    if event["type"] == "websocket.disconnect":
+        return None
+    text: str | None = event.get("text")
+    data: bytes | None = event.get("bytes")
+    return text if text is not None else data or b""
+
+
+def _end_of(event: MutableMapping[str, Any]) -> tuple[int, str]:
+    """Return the close code and the reason in a disconnect event; 1006 if there was no close frame."""
+    code = event.get("code") or ABNORMAL
+    if code == NO_CODE and "reason" not in event:
+        code = ABNORMAL  # uvicorn says 1005 of a lost connection, too, but then knows of no reason
+    return code, event.get("reason") or ""
+
+
+def _size(payload: Payload) -> int:
+    """Return the size in bytes, of UTF-8 for a text."""
+    if isinstance(payload, bytes) or payload.isascii():
+        return len(payload)
+    return len(payload.encode("utf-8", "surrogatepass"))

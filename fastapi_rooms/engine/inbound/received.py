@@ -1,0 +1,112 @@
+"""The messages of one client, validated: what a handler iterates over."""
+
+from asyncio import CancelledError
+from collections.abc import AsyncIterator, MutableMapping
+from typing import Any
+
+from fastapi_rooms.domain.close_codes import CloseCode
+from fastapi_rooms.domain.connection import Connection, Phase
+from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.domain.incoming import Decoder, InvalidMessageError, error_message
+from fastapi_rooms.domain.messages import MessageType, is_control, is_pong
+from fastapi_rooms.engine.inbound.inbox import Payload
+from fastapi_rooms.engine.inbound.reader import AskLimiter, Reader, Readers
+
+
+class Received(AsyncIterator[Any]):
+    """Yields what fits, answers what does not, ends with the client."""
+
+    __slots__ = ("_connection", "_decoder", "_invalid_in_a_row", "_reader", "_readers")
+
+    def __init__(self, connection: Connection, reader: Reader, decoder: Decoder, readers: Readers) -> None:
+        self._connection = connection
+        self._reader = reader
+        self._decoder = decoder
+        self._readers = readers
+        self._invalid_in_a_row = 0
+
+    async def __anext__(self) -> Any:  # noqa: C901, PLR0912 - spelt out: frames cost memory
+        reader = self._reader
+        if reader.is_awaited:
+            raise ConfigurationError(
+                "two iterators wait for the messages of one connection: iterate once, and hand on what comes"
+            )
+        reader.is_awaited = True
+        event: MutableMapping[str, Any] | None
+        try:
+            while True:
+                # Spelt out here: each frame of a coroutine that waits costs memory in every connection.
+                if reader.task is not None or reader.has_ended:
+                    payload = await reader.inbox.get()
+                else:
+                    payload = None
+                    reader.is_inline = True
+                    try:
+                        event = await reader.receive()
+                    except Exception as error:  # noqa: BLE001 - whatever a server raises
+                        reader.is_inline = False
+                        await reader.fail(error)
+                    else:
+                        reader.is_inline = False
+                        payload = reader.take(event)
+                        if payload is None and await reader.refuse(event):
+                            event = None  # a connection that waits keeps no message
+                            continue
+                if payload is None:
+                    break
+                if self._readers.limiter is not None and not await self._is_allowed(self._readers.limiter, payload):
+                    event = payload = None
+                    if not reader.has_given_up and await reader.drop():
+                        continue
+                    break
+                if self._readers.expects_pongs and is_pong(payload):
+                    self._invalid_in_a_row = 0
+                    event = payload = None
+                    continue
+                try:
+                    value = self._decoder.decode(payload)
+                except InvalidMessageError as error:
+                    if await self._answer(payload, error):
+                        event = payload = None  # a connection that waits keeps no message
+                        continue
+                    break
+                self._invalid_in_a_row = 0
+                return value
+        finally:
+            reader.is_awaited = reader.is_inline = False
+        if not reader.is_attended and self._connection._phase is Phase.ENDED:
+            # Of an endpoint of the app's own. The server hangs up when it returns, which must not be before the close
+            # frame is out.
+            await self._connection._outbox.wait_until_done()
+        raise StopAsyncIteration
+
+    async def _is_allowed(self, limiter: AskLimiter, payload: Payload) -> bool:
+        """Ask the app about a message; False, too, if this node has ended the connection meanwhile."""
+        try:
+            is_allowed = await limiter(self._connection, "message")
+        except CancelledError:
+            self._reader.put_back(payload)
+            raise
+        if not is_allowed or self._reader.has_given_up:
+            return False
+        self._readers.counters.received_messages += 1
+        return True
+
+    async def _answer(self, payload: Payload, error: InvalidMessageError) -> bool:
+        """Answer what the handler's type does not claim; return whether to go on."""
+        match is_control(payload):
+            case MessageType.PING:
+                self._invalid_in_a_row = 0
+                await self._connection.send(None, MessageType.PONG)
+                return True
+            case MessageType.PONG:
+                self._invalid_in_a_row = 0
+                return True
+        self._readers.counters.invalid_messages += 1
+        self._invalid_in_a_row += 1
+        await self._connection.send(error_message("invalid_message", errors=error.errors))
+        if self._invalid_in_a_row < self._readers.settings.max_invalid_messages:
+            return True
+        self._readers.counters.unreadable += self._connection.is_open
+        await self._connection.close(CloseCode.INVALID_DATA, "too many invalid messages")
+        return False

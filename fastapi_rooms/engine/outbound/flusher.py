@@ -1,0 +1,208 @@
+"""The writing side of a node: flushes outboxes at the end of the tick, and aborts those that stall."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextvars import Context
+from itertools import islice
+from math import inf
+
+from fastapi_rooms.engine.outbound.outbox import Outbox
+from fastapi_rooms.engine.outbound.writers import SLICE_SECONDS, Writers
+
+logger = logging.getLogger("fastapi_rooms")
+
+MIN_SWEEP_SECONDS = 0.02
+MAX_SWEEP_SECONDS = 1.0
+AT_ONCE = 16
+"""Outboxes that are flushed without a look at the clock, some 10 µs each; where messages are compressed, one."""
+
+
+class Flusher:
+    """Owns the call that flushes, the writers of those that are behind and the timer that finds stalled ones.
+
+    Bound to a loop only while it has something to do, so that a manager can outlive a loop.
+
+    Args:
+        send_timeout: How long an outbox may stall, in seconds.
+        on_stall: Called with one that does.
+        interval: How long what is offered may be gathered, in seconds; 0: until the end of the tick.
+        compresses: Whether a flush may take long, since messages are compressed in it.
+    """
+
+    def __init__(
+        self,
+        send_timeout: float,
+        on_stall: Callable[[Outbox], object],
+        interval: float = 0,
+        *,
+        compresses: bool = False,
+    ) -> None:
+        self._at_once = 1 if compresses else AT_ONCE
+        self._interval = interval
+        self._last_flush = -inf  # loop time, if there is an interval: the next comes that much later
+        self._sweep_seconds = min(MAX_SWEEP_SECONDS, max(MIN_SWEEP_SECONDS, send_timeout / 4))
+        self._on_stall = on_stall
+        self._context = Context()  # an empty one: a node outlives the request that happened to be first
+        self._dirty: list[Outbox] = []  # with something pending since this tick
+        self._groups: deque[Iterator[Outbox]] = deque()  # the same, but many, or since an earlier tick
+        self._flush_loop: asyncio.AbstractEventLoop | None = None  # where `_flush` is due; None: not due
+        self._writers = Writers()
+        self.write_later = self._writers.add
+        """Let a task write what an outbox could not write at once."""
+        self._watched: set[Outbox] = set()
+        self._unseen: list[Outbox] = []  # those of the watched that this sweep has not looked at
+        self._timer: asyncio.TimerHandle | None = None  # the next sweep; None: nothing is watched
+        self._timer_loop: asyncio.AbstractEventLoop | None = None  # where the next sweep is due
+
+    def add(self, outbox: Outbox) -> None:
+        """Flush an outbox at the end of this tick."""
+        self._dirty.append(outbox)
+        self._schedule()
+
+    def add_all(self, outboxes: list[Outbox]) -> None:
+        """Flush outboxes at the end of this tick; if they are many, in turn with others, over some ticks."""
+        if len(outboxes) > self._at_once:
+            self._groups.append(iter(outboxes))
+        else:
+            self._dirty += outboxes
+        self._schedule()
+
+    def watch(self, outbox: Outbox) -> None:
+        """Look at the outbox now and then until its socket is gone, and report it when it stalls."""
+        self._watched.add(outbox)
+        self._set_timer(self._sweep_seconds)
+
+    def unwatch_if_left(self, outbox: Outbox) -> None:
+        """Stop looking at an outbox whose socket is gone."""
+        if outbox.has_left():
+            self._watched.discard(outbox)
+
+    async def wait_until_written(self, seconds: float) -> bool:
+        """Wait until every watched outbox is written or aborted; return whether that is so after `seconds`."""
+        return await self._wait_for(lambda: all(outbox.is_written() for outbox in self._watched), seconds)
+
+    async def wait_until_left(self, seconds: float) -> bool:
+        """Wait until the server is done with every watched socket; return whether that is so after `seconds`."""
+        return await self._wait_for(lambda: not self._watched, seconds)
+
+    def abort_rest(self) -> int:
+        """Abort every watched socket that is left; return how many have not taken everything.
+
+        Those who have took their close frame, too, so nothing is lost that is on its way to them, and pings of theirs
+        fill no buffer any more. Whose handshake is not answered yet is left alone: a close frame follows the answer.
+        """
+        rest = [outbox for outbox in self._watched if outbox.is_open]
+        late = sum(not outbox.is_written() for outbox in rest)
+        for outbox in rest:
+            outbox.abort()
+        return late
+
+    async def settle(self, seconds: float) -> None:
+        """Wait until everything is written, and abort the rest; then look at nothing any more. Leaves no task."""
+        await self.wait_until_written(seconds)
+        for outbox in [outbox for outbox in self._watched if not outbox.is_written()]:
+            outbox.abort()
+        self._watched.clear()
+        self._unseen = []
+        self._stop_timer()
+        await self._writers.end()
+
+    async def _wait_for(self, fact: Callable[[], bool], seconds: float) -> bool:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        pause = 0.0
+        while not (is_so := fact()) and loop.time() < deadline:
+            await asyncio.sleep(pause)  # a transport tells nobody when its buffer is empty
+            pause = MIN_SWEEP_SECONDS
+            self._sweep()
+        return is_so
+
+    def _schedule(self) -> None:
+        """Flush at the end of the tick, or as soon as the interval since the last time is over."""
+        loop = asyncio.get_running_loop()
+        if self._flush_loop is loop:
+            return
+        self._flush_loop = loop
+        # On uvloop no time passes within a tick. Less than none: it was on another loop, with a clock of its own.
+        if self._interval and 0 <= (since := loop.time() - self._last_flush) < self._interval:
+            loop.call_later(self._interval - since, self._flush, context=self._context)
+        else:
+            loop.call_soon(self._flush, context=self._context)
+
+    def _flush(self) -> None:
+        """Flush for a while: some of each group in turn, so that nobody waits for a large room that is not his own."""
+        self._flush_loop = None
+        if self._interval:
+            self._last_flush = asyncio.get_running_loop().time()
+        dirty, self._dirty = self._dirty, []
+        groups = self._groups
+        if not groups and len(dirty) <= self._at_once:
+            self._flush_all(dirty)
+            return
+        groups.appendleft(iter(dirty))
+        clock = asyncio.get_running_loop().time
+        end = clock() + SLICE_SECONDS
+        while groups:
+            group = groups.popleft()
+            some = list(islice(group, self._at_once))
+            self._flush_all(some)
+            if len(some) == self._at_once:
+                groups.append(group)
+            if groups and clock() > end:
+                self._go_on()
+                return
+
+    def _go_on(self) -> None:
+        """Flush the rest in the next tick: no interval lies between the slices of one flush."""
+        self._flush_loop = loop = asyncio.get_running_loop()
+        loop.call_soon(self._flush, context=self._context)
+
+    def _flush_all(self, outboxes: list[Outbox]) -> None:
+        for outbox in outboxes:
+            try:
+                outbox.flush()
+            except Exception:  # whatever it is, the other outboxes must be flushed
+                logger.exception("the outbox of %r failed", outbox.connection)
+
+    def _sweep(self, seconds: float = inf) -> bool:
+        """Notice who is gone, abort what stalls, forget whose socket is gone; return whether all were looked at."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + seconds
+        unseen = self._unseen = self._unseen or list(self._watched)
+        while unseen and (now := clock()) <= end:
+            outbox = unseen.pop()
+            if outbox not in self._watched:
+                continue
+            try:
+                self._look_at(outbox, now)
+            except Exception:  # whatever it is, the other outboxes must be looked at
+                self._watched.discard(outbox)
+                logger.exception("the outbox of %r failed", outbox.connection)
+        return not unseen
+
+    def _look_at(self, outbox: Outbox, now: float) -> None:
+        outbox.notice_end()
+        if outbox.has_left():
+            self._watched.discard(outbox)
+        elif outbox.is_stalled(now):
+            self._watched.discard(outbox)
+            self._on_stall(outbox)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        is_done = self._sweep(SLICE_SECONDS)
+        if self._watched:
+            self._set_timer(self._sweep_seconds if is_done else 0)
+
+    def _set_timer(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._timer is None or self._timer_loop is not loop:
+            self._timer_loop = loop
+            self._timer = loop.call_later(seconds, self._on_timer, context=self._context)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,233 @@
+"""How bytes reach one socket.
+
+`AsgiWire` works on every server. Chosen once per connection by `wire_choice.choose_wire`.
+"""
+
+import socket
+import struct
+from typing import Any, Protocol, TypeGuard
+
+from starlette.websockets import WebSocket, WebSocketState
+
+from fastapi_rooms.domain.messages import Close
+from fastapi_rooms.engine.outbound.batch import Batch
+
+
+class Transport(Protocol):
+    """What we use of asyncio's and uvloop's transports, which share no base class."""
+
+    def abort(self) -> None:
+        """Drop the buffer and end the socket."""
+        ...
+
+    def get_write_buffer_size(self) -> int:
+        """Return the bytes that the kernel has not taken."""
+        ...
+
+    def is_closing(self) -> bool:
+        """Return whether it is closed or about to be."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Pass bytes to the kernel, or to the buffer if it takes no more."""
+        ...
+
+
+_TRANSPORT_METHODS = [name for name in vars(Transport) if not name.startswith("_")]
+
+
+def is_transport(transport: object) -> TypeGuard[Transport]:
+    """Return whether an object has what we use of a transport."""
+    return all(callable(getattr(transport, name, None)) for name in _TRANSPORT_METHODS)
+
+
+_BYTES_ACKED = struct.Struct("=120xQ")  # where Linux's struct tcp_info (linux/tcp.h) has tcpi_bytes_acked
+
+
+def buffer_size(transport: Transport) -> int:
+    """Return the bytes that the kernel has not taken from a transport, 0 once it is closed."""
+    try:
+        return transport.get_write_buffer_size()
+    except AttributeError:
+        return 0  # asyncio's TLS transport forgets what it stood on when it is closed twice, as uvicorn does
+
+
+def acknowledged(transport: Any) -> int | None:
+    """Return how many bytes the peer's kernel has taken so far; None where nobody tells (not TCP, not Linux).
+
+    The size of the transport's buffer is no measure of progress: it stands still for seconds while a slow peer reads,
+    since the kernel takes more only once a third of its own buffer is free, and others write to the transport, too.
+    """
+    try:
+        descriptor = transport.get_extra_info("socket").fileno()
+        with socket.socket(fileno=socket.dup(descriptor)) as duplicate:
+            info = duplicate.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
+        (acked,) = _BYTES_ACKED.unpack(info)
+    except (AttributeError, OSError, struct.error):
+        return None
+    return int(acked)
+
+
+def kernel_tells(transport: Any) -> bool:
+    """Return whether `acknowledged` will have an answer; the kernel is asked once per process, for the first of TCP."""
+    try:
+        is_tcp = isinstance(transport.get_extra_info("sockname"), tuple)
+    except AttributeError:
+        return False
+    return is_tcp and _kernel_tells_of_tcp(transport)
+
+
+_answers: list[bool] = []  # whether the kernel of this process has told, once it was asked
+
+
+def _kernel_tells_of_tcp(transport: Any) -> bool:
+    if not _answers:
+        _answers.append(acknowledged(transport) is not None)
+    return _answers[0]
+
+
+class Progress:
+    """How much a peer has taken, for those who only want to know whether it grows."""
+
+    __slots__ = ("_acked", "_held", "_shrunk", "_transport")
+
+    def __init__(self, transport: Transport | None) -> None:
+        self._transport = transport
+        self._acked: int | None = None  # the last that the kernel told; None: it has told nothing
+        self._held = 0  # the size of the transport's buffer when it was last looked at
+        self._shrunk = 0  # by how much it was seen to shrink
+
+    def taken(self, written: int) -> int:
+        """Return a number that grows when the peer takes something, and hardly otherwise.
+
+        Args:
+            written: The bytes that were passed on so far.
+        """
+        if self._transport is None:
+            return written
+        acked = acknowledged(self._transport)
+        if acked is None and self._acked is not None:
+            acked = self._acked + 1  # it told before and does not now: nothing is held against the peer
+        if acked is not None:
+            self._acked = acked
+            return acked
+        held = buffer_size(self._transport)
+        self._shrunk += max(0, self._held - held)
+        self._held = held
+        return written + self._shrunk
+
+
+class Wire(Protocol):
+    """The way to one socket. Only its outbox uses it."""
+
+    batch_bytes: int
+    """How much to pass to one write; at least one message is passed."""
+
+    def is_gone(self) -> bool:
+        """Return whether nothing can be written any more."""
+        ...
+
+    def is_writable(self) -> bool:
+        """Return whether `write_now` would write."""
+        ...
+
+    def write_now(self, batch: Batch) -> bool:
+        """Write without waiting; False if that cannot be, or not with one write: then nothing was written.
+
+        Raises:
+            Exception: The peer is gone, whatever was written.
+        """
+        ...
+
+    async def write(self, batch: Batch) -> None:
+        """Write, and wait while the peer takes nothing. Cancellation may leave the messages written or not."""
+        ...
+
+    async def close(self, close: Close) -> None:
+        """Send a close frame, and wait while the peer takes nothing."""
+        ...
+
+    def abort(self) -> bool:
+        """End the socket without a close frame; False where the server offers no way."""
+        ...
+
+    def buffered(self) -> int:
+        """Return how many bytes the server holds for the peer, 0 where it cannot be told."""
+        ...
+
+    def taken(self) -> int:
+        """Return a number that grows whenever the peer takes something."""
+        ...
+
+    def is_closing(self) -> bool:
+        """Return whether the server has closed its transport, and merely waits for the peer to take what it holds."""
+        ...
+
+    def has_left(self) -> bool:
+        """Return whether the server is done with the socket, as far as can be told."""
+        ...
+
+
+class AsgiWire:
+    """Writes ASGI events: one await per message, whatever the server."""
+
+    __slots__ = ("_progress", "_transport", "_websocket", "_written")
+
+    batch_bytes = 1
+
+    def __init__(self, websocket: WebSocket, transport: Transport | None) -> None:
+        self._websocket = websocket
+        self._transport = transport  # None: out of reach, so there is no abort
+        self._progress = Progress(transport)
+        self._written = 0  # bytes passed on
+
+    def is_gone(self) -> bool:
+        """Return whether either side has ended the socket."""
+        websocket, transport = self._websocket, self._transport
+        return (
+            websocket.application_state is not WebSocketState.CONNECTED
+            or websocket.client_state is WebSocketState.DISCONNECTED
+            or (transport is not None and transport.is_closing())
+        )
+
+    def is_writable(self) -> bool:
+        """Return False: an ASGI send may always wait."""
+        return False
+
+    def write_now(self, batch: Batch) -> bool:  # noqa: ARG002
+        """Return False: an ASGI send may always wait."""
+        return False
+
+    async def write(self, batch: Batch) -> None:
+        """Send one event per message: of Starlette's `send`, just what is left while a socket is open."""
+        for message in batch.messages():
+            # A copy, since the next server or middleware may change the event, and the message is everybody's.
+            await self._websocket._send(message.asgi().copy())
+            self._written += message.size
+
+    async def close(self, close: Close) -> None:
+        """Let the server send the close frame and run the closing handshake."""
+        await self._websocket.close(close.code, close.reason)
+
+    def abort(self) -> bool:
+        """End the socket if the server's transport is within reach."""
+        if self._transport is None:
+            return False
+        self._transport.abort()
+        return True
+
+    def buffered(self) -> int:
+        """Return the size of the transport's write buffer if it is within reach."""
+        return 0 if self._transport is None else buffer_size(self._transport)
+
+    def taken(self) -> int:
+        """Return what the peer's kernel has taken, or else what the server has taken."""
+        return self._progress.taken(self._written)
+
+    def is_closing(self) -> bool:
+        """Return whether the transport is closed, False if it is out of reach."""
+        return self._transport is not None and self._transport.is_closing()
+
+    def has_left(self) -> bool:
+        """Return whether the transport is closed and empty, True if it is out of reach."""
+        return self._transport is None or (self._transport.is_closing() and not buffer_size(self._transport))
