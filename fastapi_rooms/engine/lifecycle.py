@@ -69,12 +69,7 @@ class Lifecycle:
         self._seams = seams
         # Registered, but the handshake is being answered. The event, if somebody waits for that, is set afterwards.
         self.opening: dict[Connection, asyncio.Event | None] = {}
-        self.flusher = Flusher(
-            settings.send_timeout,
-            self._on_stall,
-            settings.flush_interval / 1000,
-            compresses=settings.compress_min_bytes is not None,
-        )
+        self.flusher = Flusher(settings, self._on_stall)
         self.timekeeper = Timekeeper(settings, counters, self._on_time, self._offer)
         self._on_outbox_end = self._on_end  # one bound method for all outboxes
 

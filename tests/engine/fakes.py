@@ -207,7 +207,7 @@ class Desk:
         self.counters = Counters()
         self.ended: list[Outbox] = []
         self.stalled: list[Outbox] = []
-        self.flusher = Flusher(self.settings.send_timeout, self.on_stall, self.settings.flush_interval / 1000)
+        self.flusher = Flusher(self.settings, self.on_stall)
 
     def on_stall(self, outbox: Outbox) -> None:
         self.stalled.append(outbox)

@@ -403,7 +403,7 @@ async def test_an_outbox_whose_socket_is_gone_is_not_watched_any_more(manager):
     peer, connection = await connected(manager)
     peer.transport.closing = True
     await connection.close()
-    assert manager._flusher._watched == set()
+    assert manager._flusher._watched == {}
 
 
 # Membership

@@ -1,21 +1,18 @@
 """One message to many outboxes: the loop in which a broadcast spends its time."""
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
 
 from fastapi_rooms.domain.connection import Outbox as AnyOutbox
 from fastapi_rooms.domain.connection import Verdict
 from fastapi_rooms.domain.messages import Message
 from fastapi_rooms.engine.outbound.batch import EMPTY, REFUSING, Batch
 from fastapi_rooms.engine.outbound.flusher import Flusher
-
-if TYPE_CHECKING:
-    from fastapi_rooms.engine.outbound.outbox import Outbox
+from fastapi_rooms.engine.outbound.outbox import Outbox
 
 
 def fan_out(
     outboxes: Iterable[AnyOutbox], message: Message, excluded: Collection[AnyOutbox], flusher: Flusher
-) -> tuple[int, list["Outbox"]]:
+) -> tuple[int, list[Outbox]]:
     """Offer a message to all outboxes but the excluded ones.
 
     This is what `Outbox.offer` does, spelt out: a call per member would cost as much as everything else here. Members

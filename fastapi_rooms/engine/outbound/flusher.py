@@ -8,7 +8,9 @@ from contextvars import Context
 from itertools import islice
 from math import inf
 
+from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.outbound.outbox import Outbox
+from fastapi_rooms.engine.outbound.stall import Stall
 from fastapi_rooms.engine.outbound.writers import SLICE_SECONDS, Writers
 
 logger = logging.getLogger("fastapi_rooms")
@@ -25,24 +27,16 @@ class Flusher:
     Bound to a loop only while it has something to do, so that a manager can outlive a loop.
 
     Args:
-        send_timeout: How long an outbox may stall, in seconds.
-        on_stall: Called with one that does.
-        interval: How long what is offered may be gathered, in seconds; 0: until the end of the tick.
-        compresses: Whether a flush may take long, since messages are compressed in it.
+        settings: How long what is offered may be gathered, and how long a peer may take nothing.
+        on_stall: Called with the outbox of a peer that is to be given up.
     """
 
-    def __init__(
-        self,
-        send_timeout: float,
-        on_stall: Callable[[Outbox], object],
-        interval: float = 0,
-        *,
-        compresses: bool = False,
-    ) -> None:
-        self._at_once = 1 if compresses else AT_ONCE
-        self._interval = interval
+    def __init__(self, settings: RoomsSettings, on_stall: Callable[[Outbox], object]) -> None:
+        self._settings = settings
+        self._at_once = AT_ONCE if settings.compress_min_bytes is None else 1  # to compress may take long
+        self._interval = settings.flush_interval / 1000  # seconds; 0: until the end of the tick
         self._last_flush = -inf  # loop time, if there is an interval: the next comes that much later
-        self._sweep_seconds = min(MAX_SWEEP_SECONDS, max(MIN_SWEEP_SECONDS, send_timeout / 4))
+        self._sweep_seconds = min(MAX_SWEEP_SECONDS, max(MIN_SWEEP_SECONDS, settings.send_timeout / 4))
         self._on_stall = on_stall
         self._context = Context()  # an empty one: a node outlives the request that happened to be first
         self._dirty: list[Outbox] = []  # with something pending since this tick
@@ -51,7 +45,7 @@ class Flusher:
         self._writers = Writers()
         self.write_later = self._writers.add
         """Let a task write what an outbox could not write at once."""
-        self._watched: set[Outbox] = set()
+        self._watched: dict[Outbox, Stall | None] = {}  # None: nothing waited for its peer when it was looked at
         self._unseen: list[Outbox] = []  # those of the watched that this sweep has not looked at
         self._timer: asyncio.TimerHandle | None = None  # the next sweep; None: nothing is watched
         self._timer_loop: asyncio.AbstractEventLoop | None = None  # where the next sweep is due
@@ -71,13 +65,13 @@ class Flusher:
 
     def watch(self, outbox: Outbox) -> None:
         """Look at the outbox now and then until its socket is gone, and report it when it stalls."""
-        self._watched.add(outbox)
+        self._watched.setdefault(outbox, None)
         self._set_timer(self._sweep_seconds)
 
     def unwatch_if_left(self, outbox: Outbox) -> None:
         """Stop looking at an outbox whose socket is gone."""
         if outbox.has_left():
-            self._watched.discard(outbox)
+            self._watched.pop(outbox, None)
 
     async def wait_until_written(self, seconds: float) -> bool:
         """Wait until every watched outbox is written or aborted; return whether that is so after `seconds`."""
@@ -178,16 +172,22 @@ class Flusher:
             try:
                 self._look_at(outbox, now)
             except Exception:  # whatever it is, the other outboxes must be looked at
-                self._watched.discard(outbox)
+                self._watched.pop(outbox, None)
                 logger.exception("the outbox of %r failed", outbox.connection)
         return not unseen
 
     def _look_at(self, outbox: Outbox, now: float) -> None:
         outbox.notice_end()
         if outbox.has_left():
-            self._watched.discard(outbox)
-        elif outbox.is_stalled(now):
-            self._watched.discard(outbox)
+            self._watched.pop(outbox, None)
+            return
+        behind, stall = outbox.behind(), self._watched[outbox]
+        if behind is None:
+            self._watched[outbox] = None
+        elif stall is None:
+            self._watched[outbox] = Stall(self._settings, now, behind)
+        elif stall.look_again(now, behind):
+            self._watched.pop(outbox, None)
             self._on_stall(outbox)
 
     def _on_timer(self) -> None:

@@ -9,12 +9,9 @@ import asyncio
 import logging
 from collections import deque
 from contextvars import Context
-from typing import TYPE_CHECKING
 
+from fastapi_rooms.engine.outbound.outbox import Outbox
 from fastapi_rooms.tasks import end_tasks
-
-if TYPE_CHECKING:
-    from fastapi_rooms.engine.outbound.outbox import Outbox
 
 logger = logging.getLogger("fastapi_rooms")
 
@@ -33,7 +30,7 @@ class Writers:
         self._help = 1  # how many tasks are started next if nothing has moved
         self._loop: asyncio.AbstractEventLoop | None = None  # where `_look` is due; None: it is not
 
-    def add(self, outbox: "Outbox") -> None:
+    def add(self, outbox: Outbox) -> None:
         """Let a task write an outbox, from the next tick on."""
         self._waiting.append(outbox)
         loop = asyncio.get_running_loop()
