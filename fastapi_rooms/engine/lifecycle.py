@@ -16,8 +16,9 @@ from fastapi_rooms.domain.registry import Left, Registry
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.endings.timekeeper import Timekeeper
 from fastapi_rooms.engine.hooks import Announcer, Disconnected, Hooks
+from fastapi_rooms.engine.outbound.ended import ENDED
 from fastapi_rooms.engine.outbound.flusher import Flusher
-from fastapi_rooms.engine.outbound.outbox import ENDED, Outbox
+from fastapi_rooms.engine.outbound.outbox import Outbox
 from fastapi_rooms.engine.outbound.wire_choice import choose_wire
 
 if TYPE_CHECKING:

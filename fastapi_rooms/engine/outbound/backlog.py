@@ -11,29 +11,29 @@ from fastapi_rooms.engine.outbound.batch import Batch
 
 
 class Backlog:
-    """A queue of messages, with the sizes by which it is judged. There is one only while a peer is behind.
+    """A queue of messages, with the sizes by which it is judged.
+
+    Args:
+        burst: What is allowed on top of the limits.
 
     Attributes:
-        messages: What waits, oldest first.
-        bytes: The bytes of these.
-        in_flight: How many messages were passed to a write that has not returned.
+        bytes: The bytes of the messages that wait.
     """
 
-    __slots__ = ("_allowed_bytes", "_allowed_messages", "bytes", "in_flight", "messages")
+    __slots__ = ("_allowed_bytes", "_allowed_messages", "_messages", "bytes")
 
-    def __init__(self) -> None:
-        self.messages: list[Message] = []
+    def __init__(self, burst: Batch) -> None:
+        self._messages: list[Message] = []  # oldest first
         self.bytes = 0
-        self.in_flight = 0
-        self._allowed_messages = 0  # of a burst, still to be written: not counted against the limits
-        self._allowed_bytes = 0
+        self._allowed_messages = len(burst)  # still to be written
+        self._allowed_bytes = burst.size
 
     def __len__(self) -> int:
-        return len(self.messages)
+        return len(self._messages)
 
     def allow(self, pending: Batch) -> None:
         """Hold nothing of what waits now against the peer: neither what is queued nor what is pending behind it."""
-        self._allowed_messages = len(self.messages) + len(pending)
+        self._allowed_messages = len(self._messages) + len(pending)
         self._allowed_bytes = self.bytes + pending.size
 
     def use_up(self, batch: Batch) -> None:
@@ -44,25 +44,25 @@ class Backlog:
     def exceeds(self, limits: RoomsSettings) -> bool:
         """Return whether more waits than may."""
         return (
-            len(self.messages) > limits.outbox_messages + self._allowed_messages
+            len(self._messages) > limits.outbox_messages + self._allowed_messages
             or self.bytes > limits.outbox_bytes + self._allowed_bytes
         )
 
     def add(self, batch: Batch) -> None:
         """Queue what was offered in one tick."""
-        self.messages += batch.messages()
+        self._messages += batch.messages()
         self.bytes += batch.size
 
     def take(self, size: int) -> Batch:
         """Take messages of about `size` bytes off the front, one at least."""
         count = 0
-        for message in self.messages:
+        for message in self._messages:
             if count and size < message.size:
                 break
             size -= message.size
             count += 1
-        batch = Batch.of(self.messages[:count])
-        del self.messages[:count]
+        batch = Batch.of(self._messages[:count])
+        del self._messages[:count]
         self.bytes -= batch.size
         return batch
 
@@ -71,13 +71,13 @@ class Backlog:
         messages = limits.outbox_messages - 1
         size = limits.outbox_bytes - message.size
         dropped = 0
-        for oldest in self.messages:
-            if len(self.messages) - dropped <= messages and self.bytes <= size:
+        for oldest in self._messages:
+            if len(self._messages) - dropped <= messages and self.bytes <= size:
                 break
             self.bytes -= oldest.size
             dropped += 1
-        del self.messages[:dropped]
+        del self._messages[:dropped]
         self._allowed_messages = self._allowed_bytes = 0
-        self.messages.append(message)
+        self._messages.append(message)
         self.bytes += message.size
         return dropped

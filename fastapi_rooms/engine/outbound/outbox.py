@@ -6,8 +6,8 @@ judged only after a write was tried and the peer did not take it all, or while t
 An outbox is three small machines, and all that it does is a move of one of them:
 
 - its **life** (`Life`): it takes offers, then it writes what it has and a close frame, then it is done;
-- **writing**: while its peer takes everything it has no `Backlog`, and a flush is one write. Once the peer is behind
-  there is one, and a task of the writers works it off;
+- **writing**: while its peer takes everything a flush is one write. Once the peer is behind, a task of the writers
+  goes on, and what is offered meanwhile waits in a `Backlog`, which there is only as long as something is in it;
 - the **gate** (`pending`): a batch that grows, or REFUSING, when offers have to ask. It is shut while the backlog is
   over the limits, and for good at the end of the life.
 """
@@ -41,6 +41,9 @@ class Life(Enum):
     """Nothing will be written any more. The server may still hold bytes."""
 
 
+_TAKING, _DONE = Life.TAKING, Life.DONE  # looked up once: on Python 3.11 each look into an Enum is a call
+
+
 class Flushing(Protocol):
     """What an outbox asks of the one that flushes it."""
 
@@ -58,10 +61,12 @@ class Outbox:
 
     __slots__ = (
         "_backlog",
+        "_burst",
         "_close",
         "_counters",
         "_done",
         "_flusher",
+        "_in_flight",
         "_is_writing",
         "_on_done",
         "_settings",
@@ -93,7 +98,9 @@ class Outbox:
         self.pending: Batch = EMPTY
         # The wire, while nothing waits before what is pending and nobody waits for space, so that a flush is one write.
         self.ready: Wire | None = None
-        self._backlog: Backlog | None = None  # what could not be written in its tick; None: the peer keeps up
+        self._backlog: Backlog | None = None  # what waits before what is pending; None: nothing does
+        self._burst = EMPTY  # what was pending when the peer was found behind; EMPTY once it is written or in a backlog
+        self._in_flight = EMPTY  # what was passed to a write that has not returned
         self._close: Close | None = None  # the frame that follows everything, once `close` was called
         self._is_writing = False  # `write_rest` is due or at work
         self._task: asyncio.Task[object] | None = None  # runs `write_rest`; owned by the writers
@@ -116,12 +123,12 @@ class Outbox:
     @property
     def is_done(self) -> bool:
         """Whether nothing will be written any more; the server may still hold bytes."""
-        return self.life is Life.DONE
+        return self.life is _DONE
 
     @property
     def is_over(self) -> bool:
         """Whether what waits exceeds the limits, so that the policy decides about the next offer."""
-        return self.pending is REFUSING and self.life is Life.TAKING
+        return self.pending is REFUSING and self.life is _TAKING
 
     @property
     def is_open(self) -> bool:
@@ -130,11 +137,11 @@ class Outbox:
 
     def is_written(self) -> bool:
         """Return whether nothing waits any more, neither here nor in the server's buffer."""
-        return self.life is Life.DONE and (self._wire is None or not self._wire.buffered())
+        return self.life is _DONE and (self._wire is None or not self._wire.buffered())
 
     def has_left(self) -> bool:
         """Return whether the server is done with the socket too: until then a peer can fill its buffer with pongs."""
-        return self.life is Life.DONE and (self._wire is None or self._wire.has_left())
+        return self.life is _DONE and (self._wire is None or self._wire.has_left())
 
     def behind(self) -> Behind | None:
         """Return how far the peer is with what waits for it; None if nothing does."""
@@ -152,7 +159,7 @@ class Outbox:
                 self._flusher.add(self)
             self.pending = self.pending.then(message)
             return Verdict.ACCEPTED
-        if self.life is not Life.TAKING:
+        if self.life is not _TAKING:
             return Verdict.GONE
         if self._settings.overflow is Overflow.DROP_OLDEST:
             assert self._backlog is not None, "the gate is shut for what it holds"
@@ -167,7 +174,7 @@ class Outbox:
 
         For a producer that can be slowed down, such as a streamed answer. Broadcasts never wait.
         """
-        if self.life is Life.DONE or (
+        if self.life is _DONE or (
             not self._is_writing
             and len(self) <= self._settings.outbox_messages // 2
             and self.size <= self._settings.outbox_bytes // 2
@@ -181,7 +188,7 @@ class Outbox:
 
     async def wait_until_done(self) -> None:
         """Wait until nothing will be written any more: the close frame is out, or the peer is gone or aborted."""
-        if self.life is Life.DONE:
+        if self.life is _DONE:
             return
         if self._done is None:
             self._done = asyncio.Event()
@@ -192,14 +199,14 @@ class Outbox:
     def open(self, wire: Wire) -> None:
         """Start writing: the handshake is answered."""
         self._wire = wire
-        if self.life is Life.DONE:
+        if self.life is _DONE:
             wire.abort()  # given up during the handshake
         else:
             self.flush()
 
     def close(self, close: Close | None) -> None:
         """Take no more offers, and let a close frame follow what is queued (None: nothing follows)."""
-        if self.life is not Life.TAKING:
+        if self.life is not _TAKING:
             return
         self._seal(close)
         if self._wire is None and close is None:
@@ -219,12 +226,12 @@ class Outbox:
     def notice_end(self) -> None:
         """Be done if the peer went and nothing was written since, so that nobody else has noticed."""
         wire = self._wire
-        if self.life is not Life.DONE and not self._is_writing and wire is not None and wire.is_gone():
+        if self.life is not _DONE and not self._is_writing and wire is not None and wire.is_gone():
             self._lose_peer()
 
     def _seal(self, close: Close | None) -> None:
         self._queue_pending()
-        self.life = Life.SEALED if self.life is Life.TAKING else self.life
+        self.life = Life.SEALED if self.life is _TAKING else self.life
         self._close = close
         self.pending = REFUSING
         self.ready = None
@@ -236,13 +243,13 @@ class Outbox:
     def _drop_everything(self) -> None:
         """Count what waits as lost; nothing follows it."""
         self._seal(None)
-        if self._backlog is not None:
-            self._counters.lost_messages += len(self._backlog) + self._backlog.in_flight
-            self._backlog = None
+        self._counters.lost_messages += len(self) + len(self._in_flight)
+        self._backlog, self._in_flight = None, EMPTY
 
     def _finish(self) -> None:
-        self._announce_space()
-        if self.life is not Life.DONE:
+        if self._space is not None:
+            self._space.set()
+        if self.life is not _DONE:
             self.life = Life.DONE
             if self._done is not None:
                 self._done.set()
@@ -275,23 +282,25 @@ class Outbox:
     def _flush_behind(self) -> None:
         """Write what can be written of what waits, and let a task write the rest."""
         wire = self._wire
-        if self.life is Life.DONE:
+        if self.life is _DONE:
             return
         if wire is None or self._is_writing:
             self._judge()  # a handshake that hangs must not cost more than a peer that is behind
         elif wire.is_gone() or not self._write_now(wire):
             self._lose_peer()
-        elif len(self) or self._close is not None:
-            self._begin_to_wait()
         else:
-            self._keep_up(wire)
+            self._open_gate()
+            if len(self) or self._close is not None:
+                self._begin_to_wait()
+            else:
+                self._keep_up(wire)
 
     def _write_now(self, wire: Wire) -> bool:
         """Write what the wire takes without waiting; return False if the peer turned out to be gone."""
         try:
             while wire.is_writable() and (batch := self._next_batch(wire.batch_bytes)) is not None:
                 wire.write_now(batch)
-                self._note_written()
+                self._in_flight = EMPTY
         except Exception as error:  # noqa: BLE001 - whatever a transport raises: it must not stop the other outboxes
             self._give_up(error)
             return False
@@ -300,10 +309,10 @@ class Outbox:
     def _begin_to_wait(self) -> None:
         """Let a task write what waits, however much a burst it is, and count what comes from now on."""
         self.ready = None
-        self._open_gate()
         if self._backlog is None:
-            self._backlog = Backlog()
-        self._backlog.allow(self.pending)
+            self._burst = self.pending  # on ASGI each message comes through here: no object for what is never queued
+        else:
+            self._backlog.allow(self.pending)
         self._is_writing = True
         self._flusher.write_later(self)
 
@@ -313,18 +322,20 @@ class Outbox:
         Args:
             task: Who runs this. It may have others to write, too; `abort` cancels it.
         """
-        wire, backlog = self._wire, self._backlog
-        if self.life is Life.DONE or wire is None or backlog is None:
+        wire = self._wire
+        if self.life is _DONE or wire is None:
             return  # aborted before its turn came
         self._task = task
         try:
             # In one frame, since on ASGI every message comes through here.
             while (batch := self._next_batch(wire.batch_bytes)) is not None and not wire.is_gone():
-                backlog.use_up(batch)
-                if backlog.messages or self.pending is REFUSING:
+                if self._backlog is not None:
+                    self._backlog.use_up(batch)
                     self._judge()
+                elif self.pending is REFUSING:
+                    self._open_gate()
                 await wire.write(batch)
-                backlog.in_flight = 0
+                self._in_flight = EMPTY
             if batch is None and self._close is not None:
                 await wire.close(self._close)
         except Exception as error:  # noqa: BLE001 - whatever a server raises: this socket cannot be written any more
@@ -342,43 +353,39 @@ class Outbox:
 
     def _keep_up(self, wire: Wire) -> None:
         """Take note that the peer was written all there is."""
-        self._backlog = None
-        self._open_gate()
-        if self.life is Life.TAKING:
-            self._announce_space()
+        if self._space is not None:
+            self._space.set()
+        if self.life is _TAKING:
+            assert self.pending is not REFUSING, "it was judged when the last of the backlog was taken"
             self.ready = wire
         else:
             self._finish()
 
     def _next_batch(self, size: int) -> Batch | None:
         """Take what is to be written next, about `size` bytes and at least one message; None: nothing waits."""
-        pending, backlog = self.pending, self._backlog
+        pending = self.pending
         count = len(pending)
-        if backlog is None:
-            if not count:
-                return None
-            backlog = self._backlog = Backlog()
-        if backlog.messages or (count > 1 and pending.size > size):
+        if self._backlog is not None or (count > 1 and pending.size > size):
             self._queue_pending()
-            batch = backlog.take(size)
+            assert self._backlog is not None, "there was one, or there is one now"
+            batch = self._backlog.take(size)
+            if not self._backlog:
+                self._backlog = None
         elif count:
-            self.pending = EMPTY
             batch = pending  # what everybody was offered, as it is
+            self.pending = self._burst = EMPTY
         else:
             return None
-        backlog.in_flight = len(batch)
+        self._in_flight = batch
         return batch
-
-    def _note_written(self) -> None:
-        assert self._backlog is not None, "what was written was taken from it"
-        self._backlog.in_flight = 0
 
     def _queue_pending(self) -> None:
         """Let what was offered in this tick join the backlog."""
         pending = self.pending
         if pending is not EMPTY and pending is not REFUSING:
             if self._backlog is None:
-                self._backlog = Backlog()
+                self._backlog = Backlog(self._burst)
+                self._burst = EMPTY
             self._backlog.add(pending)
             self.pending = EMPTY
 
@@ -391,12 +398,8 @@ class Outbox:
             self._open_gate()
 
     def _open_gate(self) -> None:
-        if self.pending is REFUSING and self.life is Life.TAKING:
+        if self.pending is REFUSING and self.life is _TAKING:
             self.pending = EMPTY
-
-    def _announce_space(self) -> None:
-        if self._space is not None:
-            self._space.set()
 
     def _give_up(self, error: Exception) -> None:
         """Notice that nothing can be written any more: the peer went, or else the socket is ended for it."""
@@ -405,29 +408,3 @@ class Outbox:
             logger.debug("a connection went while it was written to: %r", error)
         else:
             logger.error("%r could not be written to: aborted", self.connection, exc_info=error)
-
-
-class _Ended:
-    """What a connection has in place of an outbox that is done, so that the outbox can be freed."""
-
-    pending = REFUSING
-    connection: Connection  # never asked for: who has ended is in no registry
-
-    def offer(self, message: Message) -> Verdict:  # noqa: ARG002
-        return Verdict.GONE
-
-    def queued(self) -> None:
-        """Return None: nothing waits."""
-
-    def close(self, close: Close | None) -> None:
-        """Do nothing: it is closed."""
-
-    async def wait_for_space(self) -> None:
-        """Return: nobody will write any more."""
-
-    async def wait_until_done(self) -> None:
-        """Return: it is done."""
-
-
-ENDED = _Ended()
-"""The outbox of every connection that has ended."""

@@ -11,7 +11,7 @@ from engine.fakes import WIRES, Desk, ImmediateWire, WaitingWire, run_clocked, t
 from fastapi_rooms.domain.connection import Verdict
 from fastapi_rooms.domain.messages import Close, Message, encode
 from fastapi_rooms.domain.settings import Overflow
-from fastapi_rooms.engine.outbound.outbox import ENDED
+from fastapi_rooms.engine.outbound.ended import ENDED
 from fastapi_rooms.engine.outbound.stall import Behind
 
 BYE = Close(4000, "bye")
