@@ -28,8 +28,10 @@ from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.hooks import Disconnected, Hooks, Refused
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.web.bearer import BearerSubprotocol
+from fastapi_rooms.web.credentials import refuse_credentials
 from fastapi_rooms.web.dependencies import ConnectionDep, ManagerDep, current_connection, get_manager
 from fastapi_rooms.web.extension import RoomsExtension
+from fastapi_rooms.web.gate import check_handshake
 from fastapi_rooms.web.health import health_router
 from fastapi_rooms.web.identity import Identity
 from fastapi_rooms.web.routes import Incoming, ws_route
@@ -73,9 +75,11 @@ __all__ = [
     "SyncPublisher",
     "Tickets",
     "TooManyRooms",
+    "check_handshake",
     "current_connection",
     "get_manager",
     "health_router",
     "may_reconnect",
+    "refuse_credentials",
     "ws_route",
 ]

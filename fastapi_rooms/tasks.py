@@ -20,3 +20,18 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
 async def wait_for(told: Awaitable[object]) -> None:
     """Wait for whatever can be waited for: a task takes nothing but a coroutine. Raises what that raises."""
     await told
+
+
+class LoopLock:
+    """A lock for owners that outlive a loop: each loop has another, and nobody waits on one that has ended."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None  # whose lock that is; None: nobody has asked yet
+
+    def here(self) -> asyncio.Lock:
+        """Return the lock of this loop."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._lock, self._loop = asyncio.Lock(), loop
+        return self._lock

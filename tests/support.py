@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -202,6 +202,11 @@ async def until(fact: Callable[[], Any], what: str = "", seconds: float = DEADLI
         while not (value := fact()):
             await asyncio.sleep(0.005)
     return value
+
+
+def counted(numbers: Mapping[str, int]) -> dict[str, int]:
+    """Return the numbers that are not 0."""
+    return {name: number for name, number in numbers.items() if number}
 
 
 def frames(data: bytes) -> list[tuple[int, bytes]]:

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import fastapi_rooms
+from fastapi_rooms.engine.deprecated import DeprecatedNames
 
 NAMES = [
     "Backend",
@@ -46,10 +47,12 @@ NAMES = [
     "SyncPublisher",
     "Tickets",
     "TooManyRooms",
+    "check_handshake",
     "current_connection",
     "get_manager",
     "health_router",
     "may_reconnect",
+    "refuse_credentials",
     "ws_route",
 ]
 
@@ -106,3 +109,10 @@ def test_a_url_that_leads_nowhere_is_refused_without_showing_it(many, url):
     with pytest.raises(fastapi_rooms.ConfigurationError, match="redis://host:6379") as refusal:
         getattr(fastapi_rooms, many)(url)
     assert "hunter2" not in "".join((str(refusal.value), repr(refusal.value), *map(str, refusal.value.args)))
+
+
+def test_the_manager_is_what_an_app_calls():
+    """New capabilities get an owner of their own, such as `manager.history`, and never another method."""
+    old = {name for name in vars(DeprecatedNames) if not name.startswith("_")}
+    names = {name for name in dir(fastapi_rooms.ConnectionManager()) if not name.startswith("_")} - old
+    assert len(names) <= 22, sorted(names)

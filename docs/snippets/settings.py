@@ -20,18 +20,18 @@ async def listen(connection: ConnectionDep) -> None:
         pass
 
 
-# --8<-- [start:counters]
-@app.get("/counters")
-async def counters(manager: ManagerDep) -> dict[str, int]:
-    counted = manager.counters
+# --8<-- [start:stats]
+@app.get("/stats")
+async def stats(manager: ManagerDep) -> dict[str, int]:
+    now = manager.stats()
     return {
-        "connections": manager.active_connections,
-        "lost_messages": counted.lost_messages,
-        "slow_consumers": counted.slow_consumers,
-        "aborted": counted.aborted,
+        "connections": now.connections,
+        "lost": now.dropped["lost"],
+        "slow_consumers": now.closed["slow_consumer"],
+        "stalled": now.closed["stalled"],
     }
 
 
-# --8<-- [end:counters]
+# --8<-- [end:stats]
 
 app.include_router(rooms.router)

@@ -95,7 +95,7 @@ class Owner(Protocol):
         """Close a connection."""
         ...
 
-    def messages(self, connection: "Connection", message_type: Any) -> AsyncIterator[Any]:
+    def _receive_messages(self, connection: "Connection", message_type: Any) -> AsyncIterator[Any]:
         """Iterate over what the client sends."""
         ...
 
@@ -194,6 +194,29 @@ class Connection:
         """Close with a close frame that follows what was sent before. See `ConnectionManager.close`."""
         await self._owned().close(self, code, reason)
 
+    async def wait_until_caught_up(self) -> None:
+        """Wait while the client is behind with what was sent to it; for producers that can be slowed down.
+
+        Returns at once if the connection has ended, and ends with it at the latest.
+
+        Raises:
+            NotConnectedError: The connection is not accepted yet.
+        """
+        self._owned()
+        if self._phase in (Phase.OPENING, Phase.OPEN):
+            await self._outbox.wait_for_space()
+
+    async def wait_until_closed(self) -> None:
+        """Wait until a connection that was closed is done: its close frame is written, or it is gone or aborted.
+
+        For endpoints of your own: the server hangs up when they have returned.
+
+        Raises:
+            NotConnectedError: The connection is not accepted yet.
+        """
+        self._owned()
+        await self._outbox.wait_until_done()
+
     @overload
     def messages(self, message_type: type[T]) -> AsyncIterator[T]: ...
 
@@ -214,7 +237,7 @@ class Connection:
         Raises:
             NotConnectedError: The connection is not accepted yet.
         """
-        return self._owned().messages(self, message_type)
+        return self._owned()._receive_messages(self, message_type)  # noqa: SLF001 - of the protocol above
 
     def _note_close(self, code: int, reason: str) -> None:
         """Remember how it ended: the first who knew is right."""

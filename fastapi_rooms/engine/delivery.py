@@ -1,15 +1,16 @@
 """The local half of every call that reaches somebody: outboxes of this node are offered a message, or closed."""
 
+import asyncio
 import logging
 from collections.abc import Collection
 
 from fastapi_rooms.domain.close_codes import CloseCode
-from fastapi_rooms.domain.connection import Connection, Outbox, Phase
+from fastapi_rooms.domain.connection import Connection, Outbox
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.messages import Close, Message
 from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.engine.hooks import Announcer, Hooks
-from fastapi_rooms.engine.lifecycle import Lifecycle
+from fastapi_rooms.engine.lifecycle import Cause, Lifecycle
 from fastapi_rooms.engine.outbound.fan_out import fan_out
 from fastapi_rooms.engine.references import NOBODY
 
@@ -53,16 +54,23 @@ class Delivery:
             self._give_up(outbox.connection)
         return handed
 
+    async def send_here(self, outboxes: Collection[Outbox], content: Message | Close) -> int:
+        """Hand a message to connections of this node whoever they are, or close them; return how many were reached."""
+        reached = self.deliver(outboxes, content, NOBODY)
+        if reached and isinstance(content, Close):
+            await asyncio.sleep(0)  # the close frames of those who are not behind go out now
+        return reached
+
     def close(self, outboxes: Collection[Outbox], close: Close, excluded: frozenset[str] = NOBODY) -> int:
         """Close connections of this node; return how many."""
         connections: list[Connection] = [outbox.connection for outbox in outboxes]
         closed = [connection for connection in connections if connection.connection_id not in excluded]
         for connection in closed:
-            self._lifecycle.end(connection, Phase.ENDED, close)
+            self._lifecycle.end(connection, Cause.CLOSED, close)
         return len(closed)
 
     def _give_up(self, connection: Connection) -> None:
         self._counters.slow_consumers += 1
         logger.info("%r is a slow consumer: closed with 1013", connection)
         self._announcer.tell(self._hooks.overflow, connection)
-        self._lifecycle.end(connection, Phase.ENDED, Close(CloseCode.TRY_AGAIN_LATER, "slow consumer"))
+        self._lifecycle.end(connection, Cause.CLOSED, Close(CloseCode.TRY_AGAIN_LATER, "slow consumer"))

@@ -30,6 +30,7 @@ from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.admission.admission import AuthorizeJoin, Limiter
 from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.many_nodes import ManyNodes
 from fastapi_rooms.engine.references import NOBODY
 from fastapi_rooms.tasks import wait_for
 from fastapi_rooms.telemetry.telemetry import start_telemetry
@@ -87,7 +88,7 @@ class DistributedWebSocketManager(ConnectionManager):
     ) -> None:
         super().__init__(settings, authorize_join=authorize_join, limiter=limiter, hooks=hooks)
         self._backend = redis_url if isinstance(redis_url, Backend) else RedisBackend(redis_url, self.settings)
-        self._revocations.store = self.store
+        self._parts.revoked.store = self.store
         self._on_gap = on_gap
         self._node_id = uuid4().hex
         self._was_started = False
@@ -126,8 +127,8 @@ class DistributedWebSocketManager(ConnectionManager):
         Raises:
             BackendUnavailable: It is required, and was not there. Nothing is left running.
         """
-        async with self._changing():
-            await self._drain.resume()  # after a stop which was cancelled
+        async with self._changing.here():
+            await self._parts.drain.resume()  # after a stop which was cancelled
             self._backend.subscribe((EVERYBODY,))
             await self._backend.start(self._node_id, _Ear(self._hear, self._missed), required=required)
             self._telemetry = start_telemetry(self.stats, self._telemetry)
@@ -139,15 +140,15 @@ class DistributedWebSocketManager(ConnectionManager):
         Can be started again afterwards. Returns after at most `send_timeout`, what `async` hooks take (at most
         `disconnect_grace`) and `publish_timeout`. Cancelled, it is half done: call it again.
         """
-        async with self._changing():
-            await self._end_everybody()
+        async with self._changing.here():
+            await self._parts.end_everybody()
             await self._backend.stop()
             loop = asyncio.get_running_loop()
             if unanswered := [told for told in self._unanswered if told.get_loop() is loop]:
                 await asyncio.wait(unanswered)
-            await self._revocations.stop()
-            await self._announcer.stop()
-            await self._drain.stop()
+            await self._parts.revoked.stop()
+            await self._parts.announcer.stop()
+            await self._parts.drain.stop()
             self._stop_telemetry()
 
     # What it does beside the manager of one node
@@ -156,7 +157,7 @@ class DistributedWebSocketManager(ConnectionManager):
         self._check_started()
         here = self._registry.outboxes(target)
         if target.kind is TargetKind.CONNECTION and here:
-            return await self._send_here(here, content)  # by id, nobody is left out
+            return await self._parts.delivery.send_here(here, content)  # by id, nobody is left out
         telemetry = self._telemetry
         trace = None if telemetry is None else telemetry.trace()
         envelope = Envelope(self._node_id, target, content, excluded, trace)
@@ -185,6 +186,9 @@ class DistributedWebSocketManager(ConnectionManager):
                 f"other nodes were not told, or not for certain: {error}. Connections of this node were served. Send "
                 "again later if it matters, or have failures logged with RoomsSettings(publish_failure='log')"
             ) from error
+
+    def _many_nodes(self) -> ManyNodes:
+        return ManyNodes(self._follow, self._unfollow, self._recheck)
 
     async def _follow(self, targets: Collection[Target]) -> None:
         self._check_started()
@@ -230,7 +234,7 @@ class DistributedWebSocketManager(ConnectionManager):
     def _hear(self, envelope: Envelope) -> None:
         here = self._registry.outboxes(envelope.target)
         if envelope.target.kind is TargetKind.USER and isinstance(envelope.content, Close):
-            self._revocations.note(envelope.target.name, envelope.content)
+            self._parts.revoked.note(envelope.target.name, envelope.content)
         if self._telemetry is None:
             self._deliver(here, envelope.content, envelope.excluded)
         else:
@@ -243,15 +247,15 @@ class DistributedWebSocketManager(ConnectionManager):
             gap.until.isoformat(timespec="milliseconds"),
             len(gap.rooms),
         )
-        self._revocations.apply_soon(gap.users)
-        self._announcer.tell(self._on_gap, gap)
-        self._announcer.tell(self._hooks.gap, gap)
+        self._parts.revoked.apply_soon(gap.users)
+        self._parts.announcer.tell(self._on_gap, gap)
+        self._parts.announcer.tell(self._parts.hooks.gap, gap)
 
     async def _close_user(self, target: Target, close: Close, revocation: Revocation) -> int:
         self._check_started()
         # Kept first: who is too late to hear finds it. In a cluster the two go to different servers, and for as long as
         # one of these is the slower, a node that begins to listen in between can miss both.
-        kept = self._revocations.keep_soon(target.name, revocation)
+        kept = self._parts.revoked.keep_soon(target.name, revocation)
         reached = await self._send(target, close)
         if kept is not None and self.settings.publish_failure == "raise":
             await asyncio.wait([kept])
@@ -265,8 +269,8 @@ class DistributedWebSocketManager(ConnectionManager):
 
     async def _recheck(self, connection: Connection) -> None:
         assert connection.user_id is not None, "whoever is the first of a user has one"
-        await self._revocations.look_up(connection.user_id)
-        self._check_not_revoked(connection)
+        await self._parts.revoked.look_up(connection.user_id)
+        self._parts.entrance.check_not_revoked(connection)
 
     def _backend_status(self) -> BackendStatus:
         return self.status

@@ -3,19 +3,20 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NoReturn
+from enum import Enum
+from typing import TYPE_CHECKING
 
 from fastapi_rooms.domain.close_codes import ABNORMAL
 from fastapi_rooms.domain.connection import Connection, Owner, Phase, Verdict
 from fastapi_rooms.domain.counters import Counters
-from fastapi_rooms.domain.envelope import Target, room_target, user_target
+from fastapi_rooms.domain.envelope import room_target, user_target
 from fastapi_rooms.domain.messages import Close, Message
-from fastapi_rooms.domain.registry import Left, Registry
+from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.endings.timekeeper import Timekeeper
 from fastapi_rooms.engine.hooks import Announcer, Disconnected, Hooks
+from fastapi_rooms.engine.many_nodes import ManyNodes
 from fastapi_rooms.engine.outbound.ended import ENDED
 from fastapi_rooms.engine.outbound.flusher import Flusher
 from fastapi_rooms.engine.outbound.outbox import Outbox
@@ -27,18 +28,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("fastapi_rooms")
 
 
-@dataclass(frozen=True, slots=True)
-class Seams:
-    """What the manager does in the middle of a connection's life."""
+class Cause(Enum):
+    """Why a connection ends, which says what becomes of its outbox and of its reader."""
 
-    follow: Callable[[Collection[Target]], Awaitable[None]]
-    """Waits until this node hears about rooms and users."""
-    unfollow: Callable[[Left | None], None]
-    """Takes what has no connections here any more."""
-    recheck: Callable[[Connection], Awaitable[None]]
-    """Looks again whether a user may come in, once nothing is missed any more; raises if not."""
-    refuse: Callable[[Connection], NoReturn]
-    """Refuses who comes when the manager has been stopped; raises."""
+    CLOSED = "closed"
+    """This node closes it: a close frame follows what was sent. What it sent and nobody took is given up."""
+    FORGOTTEN = "forgotten"
+    """The app or the endpoint is done with it: nothing is written or read any more."""
+    STALLED = "stalled"
+    """Its peer takes nothing: the socket is aborted."""
+    LOST = "lost"
+    """A write found that its peer has gone. What it sent before is still read and handled, up to the end."""
 
 
 class Lifecycle:
@@ -50,7 +50,7 @@ class Lifecycle:
         registry: Who is connected.
         hooks: What the app wants to be told.
         announcer: Who tells it.
-        seams: What the manager does beside that.
+        nodes: How this node stands to the others.
     """
 
     def __init__(
@@ -60,25 +60,38 @@ class Lifecycle:
         registry: Registry,
         hooks: Hooks,
         announcer: Announcer,
-        seams: Seams,
+        nodes: ManyNodes,
     ) -> None:
         self._settings = settings
         self._counters = counters
         self._registry = registry
         self._hooks = hooks
         self._announcer = announcer
-        self._seams = seams
+        self._nodes = nodes
         # Registered, but the handshake is being answered. The event, if somebody waits for that, is set afterwards.
         self.opening: dict[Connection, asyncio.Event | None] = {}
         self.flusher = Flusher(settings, self._on_stall)
         self.timekeeper = Timekeeper(settings, counters, self._on_time, self._offer)
-        self._on_outbox_end = self._on_end  # one bound method for all outboxes
+        self._on_outbox_done = self._on_done  # one bound method for all outboxes
 
     def visible(self, connections: Collection[Connection]) -> list[Connection]:
         """Return those whose handshake has been answered."""
         if not self.opening:
             return list(connections)
         return [connection for connection in connections if connection not in self.opening]
+
+    def visible_rooms(self) -> list[str]:
+        """Return the rooms with members whose handshake has been answered."""
+        if not self.opening:
+            return list(self._registry.rooms())
+        return [room for room in self._registry.rooms() if self.visible(self._registry.members(room))]
+
+    def refresh(self, connection: Connection | None, expires_at: datetime | None) -> bool:
+        """Let an open connection expire at another time, None: never; False if it is not open."""
+        if connection is None or not connection.is_open:
+            return False
+        self.timekeeper.expire(connection, expires_at)
+        return True
 
     async def open(
         self,
@@ -92,7 +105,7 @@ class Lifecycle:
         targets = [] if connection.user_id is None else [user_target(connection.user_id)]
         if room is not None:
             targets.append(room_target(room))
-        outbox = Outbox(connection, self._settings, self._counters, self.flusher, self._on_outbox_end)
+        outbox = Outbox(connection, self._settings, self._counters, self.flusher, self._on_outbox_done)
         connection._owner, connection._outbox, connection._phase = owner, outbox, Phase.OPENING
         self.opening[connection] = None
         self.flusher.watch(outbox)
@@ -100,24 +113,17 @@ class Lifecycle:
         if room is not None:
             self._registry.join(connection, room)
         try:
-            await self._seams.follow(targets)
+            await self._nodes.follow(targets)
             if self._is_unproven(connection):
-                await self._seams.recheck(connection)
-            if outbox.is_done and connection._phase is Phase.ENDED:  # the manager was stopped
-                self._seams.refuse(connection)
+                await self._nodes.recheck(connection)
             await answer_handshake()
         except BaseException:
-            self.end(connection, Phase.GONE, None)
+            self.end(connection, Cause.FORGOTTEN)
             outbox.abort()
             raise
-        if self._opened(connection) and not outbox.is_done:
-            connection._phase = Phase.OPEN
-            connection.connected_at = datetime.now(UTC)
-            self.timekeeper.begin(connection)
-            connection._is_announced = True
-            self._announcer.tell(self._hooks.connected, connection)
-            for joined in connection.rooms if self._hooks.joined is not None else ():
-                self._announcer.tell(self._hooks.joined, connection, joined)
+        if connection in self.opening:  # else it has ended meanwhile
+            self._leave_opening(connection)
+            self._begin(connection)
         outbox.open(choose_wire(connection.websocket, self._settings.wire, self._settings.compress_min_bytes))
 
     def _is_unproven(self, connection: Connection) -> bool:
@@ -137,26 +143,67 @@ class Lifecycle:
         opened = self.opening[connection] = self.opening[connection] or asyncio.Event()
         await opened.wait()
 
-    def end(self, connection: Connection, phase: Phase, close: Close | None) -> None:
-        """Take a connection out of everything; a close frame follows what was sent, if there is to be one."""
+    def end(self, connection: Connection, cause: Cause, close: Close | None = None) -> None:
+        """Take a connection out of everything, in one order whatever the cause.
+
+        First nobody finds it any more, then nothing is sent, then nothing is read, then the app is told.
+
+        Args:
+            connection: Which; one that has ended already may only be forgotten, or found stalled.
+            cause: Why.
+            close: The close frame, if this node closes it.
+        """
         if close is not None:
             connection._note_close(close.code, close.reason)
+        elif cause is Cause.STALLED:
+            connection._note_close(ABNORMAL, "")
         self._remove(connection)
-        self._opened(connection)
-        connection._phase = phase
-        connection._outbox.close(close)
-        self._end_reading(connection, now=phase is Phase.GONE)
+        self._leave_opening(connection)
+        if connection._phase is not Phase.GONE:
+            connection._phase = Phase.GONE if cause is Cause.FORGOTTEN else Phase.ENDED
+        match cause:
+            case Cause.CLOSED | Cause.FORGOTTEN:
+                connection._outbox.close(close)
+                self._end_reading(connection, now=cause is Cause.FORGOTTEN)
+            case Cause.LOST if self._is_read(connection):
+                return  # its reader will see the end, and why, and have it forgotten
+            case Cause.LOST:
+                connection._note_close(ABNORMAL, "")
         self._announce_end(connection)
 
-    def _remove(self, connection: Connection) -> bool:
-        """Take a connection out of the registry; False if that has happened."""
+    def forget_unconnected(self, connection: Connection) -> None:
+        """Let whoever is connecting it learn that it has ended: it is not registered yet."""
+        connection._phase = Phase.GONE
+
+    def close(self, connection: Connection, close: Close) -> None:
+        """Close a connection, if it is not closed yet."""
+        if connection in self._registry:
+            self.end(connection, Cause.CLOSED, close)
+
+    def _begin(self, connection: Connection) -> None:
+        """Take note that the handshake was answered."""
+        connection._phase = Phase.OPEN
+        connection.connected_at = datetime.now(UTC)
+        self.timekeeper.begin(connection)
+        connection._is_announced = True
+        self._announcer.tell(self._hooks.connected, connection)
+        for joined in connection.rooms if self._hooks.joined is not None else ():
+            self._announcer.tell(self._hooks.joined, connection, joined)
+
+    def _remove(self, connection: Connection) -> None:
+        """Take a connection out of the registry, and cancel its timers. Idempotent."""
         left = self._registry.remove(connection)
         self.timekeeper.end(connection)
         try:
-            self._seams.unfollow(left)
+            self._nodes.unfollow(left)
         except Exception:  # whatever a backend raises: who has ended has to end, and others after it
             logger.exception("closing %r failed", connection)
-        return left is not None
+
+    def _leave_opening(self, connection: Connection) -> None:
+        """Take note that the handshake is over, one way or another, and wake who waits for that. Idempotent."""
+        opened = self.opening.pop(connection, None)
+        if opened is not None:
+            opened.set()
 
     def _announce_end(self, connection: Connection) -> None:
         """Tell the app that a connection has ended, once."""
@@ -173,14 +220,9 @@ class Lifecycle:
                 Disconnected(connection, connection.close_code, connection.close_reason, seconds),
             )
 
-    def _opened(self, connection: Connection) -> bool:
-        """End the opening of a connection; False if that has happened, since it was closed meanwhile."""
-        if connection not in self.opening:
-            return False
-        opened = self.opening.pop(connection)
-        if opened is not None:
-            opened.set()
-        return True
+    def _is_read(self, connection: Connection) -> bool:
+        reader: Reader | None = connection._reader
+        return reader is not None and not reader.has_ended
 
     def _end_reading(self, connection: Connection, *, now: bool = True) -> None:
         reader: Reader | None = connection._reader
@@ -189,35 +231,24 @@ class Lifecycle:
             if now:
                 reader.stop()
 
-    def _on_end(self, outbox: Outbox) -> None:
+    # What others notice
+
+    def _on_done(self, outbox: Outbox) -> None:
         """Nothing can be written any more: the close frame is out, or the peer was found gone."""
         connection = outbox.connection
         connection._outbox = ENDED
         self.flusher.unwatch_if_left(outbox)
-        if not self._remove(connection):
+        if connection in self._registry:
+            self.end(connection, Cause.LOST)
+        else:
             self._end_reading(connection)
-            return
-        # The peer went. What it sent before is still read and handled; then the reader sees the end by itself, and why.
-        connection._phase = Phase.ENDED
-        reader: Reader | None = connection._reader
-        if reader is None or reader.has_ended:
-            connection._note_close(ABNORMAL, "")
-            self._announce_end(connection)
 
     def _on_stall(self, outbox: Outbox) -> None:
         connection = outbox.connection
         self._counters.aborted += 1
         logger.info("%r does not take what it is sent: aborted", connection)
-        if self._remove(connection):
-            connection._phase = Phase.ENDED
-        connection._note_close(ABNORMAL, "")
+        self.end(connection, Cause.STALLED)
         outbox.abort()
-        self._announce_end(connection)
-
-    def close(self, connection: Connection, close: Close) -> None:
-        """Close a connection, if it is not closed yet."""
-        if connection in self._registry:
-            self.end(connection, Phase.ENDED, close)
 
     def _on_time(self, connection: Connection, close: Close) -> None:
         logger.info("%r: %s, closed with %d", connection, close.reason, close.code)

@@ -1,45 +1,35 @@
 """The manager of one node: what an app calls."""
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from typing import Any, NoReturn, TypeVar, overload
+from collections.abc import AsyncIterator, Iterable, Mapping
+from functools import partial
+from typing import Any
 
-from starlette.websockets import WebSocket, WebSocketState
+from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.backend_state import BackendStatus
 from fastapi_rooms.domain.close_codes import CloseCode
-from fastapi_rooms.domain.connection import Connection, Phase
-from fastapi_rooms.domain.connection import Outbox as AnyOutbox
-from fastapi_rooms.domain.counters import Counters
+from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.envelope import EVERYBODY, Target, connection_target, room_target, user_target
-from fastapi_rooms.domain.errors import ConfigurationError, NotConnectedError
-from fastapi_rooms.domain.incoming import Decoder, decoder_for
+from fastapi_rooms.domain.incoming import decoder_for
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
-from fastapi_rooms.domain.registry import Left, Registry
 from fastapi_rooms.domain.revocation import Revocation
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.domain.stats import Stats
-from fastapi_rooms.engine.admission.admission import Admission, AuthorizeJoin, Limiter
-from fastapi_rooms.engine.admission.revoked_users import Revocations
-from fastapi_rooms.engine.delivery import Delivery
-from fastapi_rooms.engine.endings.drain import Drain
+from fastapi_rooms.engine.admission.admission import AuthorizeJoin, Limiter
+from fastapi_rooms.engine.deprecated import DeprecatedNames
 from fastapi_rooms.engine.endings.timekeeper import Expiry, as_datetime
-from fastapi_rooms.engine.hooks import Announcer, Hooks
+from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.inbound.handshake import accept
-from fastapi_rooms.engine.inbound.reader import Reader, Readers
-from fastapi_rooms.engine.inbound.received import Received
-from fastapi_rooms.engine.lifecycle import Lifecycle, Seams
-from fastapi_rooms.engine.references import NOBODY, SCOPE_KEY, Excluded, Reference, connection_of, ids
-from fastapi_rooms.tasks import end_tasks
+from fastapi_rooms.engine.many_nodes import ONE_NODE, ManyNodes
+from fastapi_rooms.engine.parts import Parts
+from fastapi_rooms.engine.references import NOBODY, Excluded, Reference, find, ids, meant
+from fastapi_rooms.engine.sessions import Sessions
+from fastapi_rooms.tasks import LoopLock
 from fastapi_rooms.telemetry.telemetry import Telemetry, start_telemetry
 
-logger = logging.getLogger("fastapi_rooms")
 
-T = TypeVar("T")
-
-
-class ConnectionManager:
+class ConnectionManager(DeprecatedNames):
     """Connections, rooms and users of one node, and the way to reach them.
 
     Usable alone at module level: nothing is bound to an event loop before the first connection.
@@ -51,7 +41,7 @@ class ConnectionManager:
     **Order** per connection is the order of the calls, whatever mix of rooms, users and broadcasts.
 
     **Cancellation**: the methods that wait for something that can be slow are `connect`, `join_room` where the app is
-    asked, `caught_up`, `closed`, `drain` and `stop`; each of the others has had its effect once it is called.
+    asked, `drain` and `stop`; each of the others has had its effect once it is called.
 
     Not thread-safe: call it from the event loop that serves the connections.
 
@@ -72,46 +62,13 @@ class ConnectionManager:
         limiter: Limiter | None = None,
         hooks: Hooks | None = None,
     ) -> None:
-        if settings is not None and not isinstance(settings, RoomsSettings):
-            raise ConfigurationError(
-                f"settings takes RoomsSettings, not {type(settings).__name__}: write settings=RoomsSettings(...)"
-            )
-        if hooks is not None and not isinstance(hooks, Hooks):
-            raise ConfigurationError(f"hooks takes Hooks, not {type(hooks).__name__}: write hooks=Hooks(connected=...)")
-        self.settings = settings if settings is not None else RoomsSettings()
-        self._hooks = hooks if hooks is not None else Hooks()
-        self._announcer = Announcer()
-        self._counters = Counters()
-        self._registry = Registry()
-        self._lifecycle = Lifecycle(
-            self.settings,
-            self._counters,
-            self._registry,
-            self._hooks,
-            self._announcer,
-            Seams(self._follow, self._unfollow, self._recheck, self._refuse_stopped),
-        )
-        self._revocations = Revocations(
-            self.settings.revocation_seconds, self.settings.probe_interval, self._registry, self._lifecycle.close
-        )
-        self._flusher = self._lifecycle.flusher
-        delivery = Delivery(self._counters, self._registry, self._lifecycle, self._hooks, self._announcer)
-        self._deliver = delivery.deliver
-        self._drain = Drain(self.settings, self._counters, self._registry, self._flusher, delivery.close)
-        self._admission = Admission(
-            self.settings,
-            self._counters,
-            self._registry,
-            self._hooks,
-            self._announcer,
-            authorize_join,
-            limiter,
-            self._drain.seconds_left,
-        )
-        self._readers = Readers(self.settings, self._counters, None if limiter is None else self._admission.ask_limiter)
+        self._parts = parts = Parts(settings, authorize_join, limiter, hooks, self._many_nodes())
+        self.settings = parts.settings
+        self._registry = parts.registry
+        self._deliver = parts.delivery.deliver
+        self._sessions = Sessions(self, parts.registry, parts.admission, parts.revoked, parts.readers)
         self._telemetry: Telemetry | None = None  # from start to stop, if OpenTelemetry is set up by then
-        self._lock = asyncio.Lock()  # held while it starts or stops, on `_lock_loop`
-        self._lock_loop: asyncio.AbstractEventLoop | None = None  # where it last started or stopped; None: nowhere yet
+        self._changing = LoopLock()  # held while it starts or stops
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} connections={self.active_connections} rooms={len(self._registry.rooms())}>"
@@ -121,36 +78,30 @@ class ConnectionManager:
     @property
     def active_connections(self) -> int:
         """How many connections are open on this node."""
-        return len(self._registry) - len(self._lifecycle.opening)
+        return len(self._registry) - len(self._parts.lifecycle.opening)
 
     @property
     def active_rooms(self) -> list[str]:
         """The rooms that have members on this node."""
-        if not self._lifecycle.opening:
-            return list(self._registry.rooms())
-        return [room for room in self._registry.rooms() if self._lifecycle.visible(self._registry.members(room))]
-
-    @property
-    def counters(self) -> Counters:
-        """What was lost and who was refused since the manager was made: a copy."""
-        return self._counters.copy()
+        return self._parts.lifecycle.visible_rooms()
 
     @property
     def is_draining(self) -> bool:
         """Whether this node refuses new connections, since it is being stopped."""
-        return self._drain.is_on
+        return self._parts.drain.is_on
 
     def stats(self) -> Stats:
         """Return how this node is doing, in one snapshot. Takes about 0.2 ms per thousand connections."""
-        return Stats.of(self._registry, self._counters, is_draining=self.is_draining, backend=self._backend_status())
+        counters, status = self._parts.counters, self._backend_status()
+        return Stats.of(self._registry, counters, is_draining=self.is_draining, backend=status)
 
     def get_room_members(self, room: str) -> list[Connection]:
         """Return the members of a room on this node, first come first."""
-        return self._lifecycle.visible(self._registry.members(room))
+        return self._parts.lifecycle.visible(self._registry.members(room))
 
     def get_user_connections(self, user_id: str) -> list[Connection]:
         """Return the connections of a user on this node, first come first."""
-        return self._lifecycle.visible(self._registry.of_user(user_id))
+        return self._parts.lifecycle.visible(self._registry.of_user(user_id))
 
     # Membership
 
@@ -190,72 +141,22 @@ class ConnectionManager:
             NotConnectedError: The socket has ended.
             Exception: Whatever the server raises when the client went during the handshake.
         """
-        connection = connection_of(websocket)
-        if connection._owner not in (None, self):
-            raise ConfigurationError("this WebSocket is connected to another manager: use one manager for a socket")
-        await self._admission.wait_while_asked(connection)
-        if connection._phase is Phase.NEW:
-            self._admission.check_handshake(websocket)
-            connection._user_id = user_id
-            connection.metadata.update(metadata or {})
-            connection._expires_at = None if expires_at is None else as_datetime(expires_at)
-            connection._authorize_join = authorize_join
-            self._admission.check_limits(connection)  # before the app is asked, which may cost it something
-            await self._admission.check_connect(connection, room)
-        if connection._phase is Phase.NEW:  # nobody has forgotten it meanwhile
-            self._check_not_revoked(connection)
-            address = self._admission.check_limits(connection)
-            await self._lifecycle.open(connection, self, room, address, lambda: accept(websocket, subprotocol, headers))
-            return connection
-        await self._lifecycle.wait_until_opened(connection)
-        if connection._phase is not Phase.OPEN:
-            raise NotConnectedError("this WebSocket has ended: a client that comes again is a new WebSocket")
-        if room is not None:
+        expires = None if expires_at is None else as_datetime(expires_at)
+        answer = partial(accept, websocket, subprotocol, headers)
+        connection, is_new = await self._parts.entrance.connect(
+            self, websocket, room, user_id, metadata, expires, authorize_join, answer
+        )
+        if room is not None and not is_new:
             await self.join_room(connection, room)
         return connection
-
-    def check_handshake(self, websocket: WebSocket) -> None:
-        """Refuse foreign HTTP origins, and everybody while this node is draining.
-
-        `connect` does so first, and `ws_route` before its dependencies. For routes that ask a database before they
-        connect.
-
-        Raises:
-            HandshakeRefused: It is refused: an HTTP status, since nothing was accepted.
-            WebSocketException: It is refused, but the app has accepted it.
-        """
-        self._admission.check_handshake(websocket)
-
-    def refuse_credentials(self, websocket: WebSocket, challenge: str = "Bearer") -> NoReturn:
-        """Refuse a client that does not prove who it is: 401 before accept, counted, and told to the hook `refused`.
-
-        For dependencies. An `HTTPException(401)` does as well, but is not counted, and uvicorn logs an error for it.
-
-        Args:
-            websocket: The socket.
-            challenge: What kind of credentials are wanted, for `WWW-Authenticate`.
-
-        Raises:
-            HandshakeRefused: Always, unless the app has accepted it.
-            WebSocketException: The app has accepted it.
-        """
-        self._admission.refuse_credentials(websocket, challenge)
 
     def disconnect(self, websocket: Reference) -> Connection | None:
         """Forget a connection at once; None if it is not known (any more). Idempotent; does not close the socket.
 
         The Connection keeps the `rooms` it was in, so that they can be told.
         """
-        connection = self._meant(websocket)
-        if connection is not None and connection._phase is Phase.NEW and self._admission.is_asked_about(connection):
-            connection._phase = Phase.GONE  # and whoever connects it learns that it has ended
-        if connection is None or connection._owner is not self or connection._phase is Phase.GONE:
-            return None
-        self._lifecycle.end(connection, Phase.GONE, None)
-        # No cycle keeps it, and the server's protocol object with it, until the garbage collector comes.
-        connection.websocket.scope[SCOPE_KEY] = None
-        connection._reader = connection._authorize_join = None
-        return connection
+        connection = meant(websocket, self._registry)
+        return None if connection is None else self._parts.entrance.forget(connection, self)
 
     async def join_room(self, websocket: Reference, room: str, *, authorize: bool = True) -> bool:
         """Make a connection a member of a room; True also if it was one, False if the connection is unknown.
@@ -270,31 +171,11 @@ class ConnectionManager:
             TooManyRooms: The connection is in `max_rooms_per_connection` rooms.
             InvalidName: A room cannot be called that.
         """
-        connection = self._find(websocket)
-        self._admission.check_room_name(connection, room)
-        target = room_target(room)
-        if connection is not None and authorize:
-            await self._admission.check_join(connection, room)
-        if connection is None or connection not in self._registry:
-            return False
-        self._admission.check_room_limit(connection, room)
-        is_new = room not in connection._rooms
-        self._registry.join(connection, room)
-        if is_new and connection._is_announced:
-            self._announcer.tell(self._hooks.joined, connection, room)
-        await self._follow((target,))
-        return True
+        return await self._parts.membership.join(find(websocket, self._registry), room, authorize=authorize)
 
     async def leave_room(self, websocket: Reference, room: str) -> bool:
         """End a membership; False if there was none."""
-        connection = self._find(websocket)
-        left = self._registry.leave(connection, room) if connection is not None else None
-        if connection is None or left is None:
-            return False
-        if connection._is_announced:
-            self._announcer.tell(self._hooks.left, connection, room)
-        self._unfollow(left)
-        return True
+        return self._parts.membership.leave(find(websocket, self._registry), room)
 
     async def refresh(self, connection: Reference, expires_at: Expiry | None) -> bool:
         """Let the credentials of a connection expire at another time; False if it is not open (any more).
@@ -307,11 +188,7 @@ class ConnectionManager:
             ConfigurationError: The time has no zone.
         """
         when = None if expires_at is None else as_datetime(expires_at)
-        found = self._find(connection)
-        if found is None or not found.is_open:
-            return False
-        self._lifecycle.timekeeper.expire(found, when)
-        return True
+        return self._parts.lifecycle.refresh(find(connection, self._registry), when)
 
     # Sending
 
@@ -326,8 +203,8 @@ class ConnectionManager:
         encoded = encode(message, message_type)
         if isinstance(websocket, str):
             return await self._send(connection_target(websocket), encoded) == 1
-        connection = self._find(websocket)
-        return connection is not None and await self._send_here((connection._outbox,), encoded) == 1
+        connection = find(websocket, self._registry)
+        return connection is not None and await self._parts.delivery.send_here((connection._outbox,), encoded) == 1
 
     async def send_to_user(self, user_id: str, message: Any, message_type: MessageType | str | None = None) -> int:
         """Send to all connections of a user.
@@ -357,22 +234,14 @@ class ConnectionManager:
         """
         return await self._send(room_target(room), encode(message, message_type), ids(exclude))
 
-    async def caught_up(self, connection: Connection) -> None:
-        """Wait while a connection is behind with what was sent to it; for producers that can be slowed down.
-
-        Returns at once if the connection has ended, and ends with it at the latest.
-        """
-        if connection in self._registry:
-            await connection._outbox.wait_for_space()
-
     # Closing
 
     async def close(self, target: Reference, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close a connection with a close frame that follows what was sent before.
 
         It is out of its rooms at once. Returns without waiting for the peer; one that takes nothing for `send_timeout`
-        is aborted. Unknown targets are ignored. An endpoint of your own that returns now also waits for `closed`: the
-        server hangs up when it has returned.
+        is aborted. Unknown targets are ignored. An endpoint of your own that returns now also waits for
+        `Connection.wait_until_closed`: the server hangs up when it has returned.
 
         Raises:
             ConfigurationError: The code may not be sent.
@@ -381,9 +250,9 @@ class ConnectionManager:
         if isinstance(target, str):
             await self._send(connection_target(target), close)
             return
-        connection = self._find(target)
+        connection = find(target, self._registry)
         if connection is not None:
-            await self._send_here((connection._outbox,), close)
+            await self._parts.delivery.send_here((connection._outbox,), close)
 
     async def close_user(self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> int:
         """Close all connections of a user; return how many. See `close`.
@@ -393,44 +262,11 @@ class ConnectionManager:
         back.
         """
         target, close = user_target(user_id), Close(code, reason)
-        return await self._close_user(target, close, self._revocations.note(user_id, close))
+        return await self._close_user(target, close, self._parts.revoked.note(user_id, close))
 
     async def close_room(self, room: str, code: int = CloseCode.NORMAL, reason: str = "") -> int:
         """Close all members of a room; return how many. See `close`."""
         return await self._send(room_target(room), Close(code, reason))
-
-    async def closed(self, connection: Connection) -> None:
-        """Wait until a connection that was closed is done: its close frame is written, or it is gone or aborted."""
-        if connection._owner is self:
-            await connection._outbox.wait_until_done()
-
-    # Receiving
-
-    @overload
-    def messages(self, connection: Connection, message_type: type[T]) -> AsyncIterator[T]: ...
-
-    @overload
-    def messages(self, connection: Connection, message_type: Any) -> AsyncIterator[Any]: ...
-
-    def messages(self, connection: Connection, message_type: Any) -> AsyncIterator[Any]:
-        """Iterate over what a client sends. See `Connection.messages`.
-
-        Given a decoder in place of a type, whoever waits for the next message reads by itself, and is to be cancelled
-        when the connection ends: for `ws_route` alone.
-        """
-        reader = self.reader(connection)
-        if not isinstance(message_type, Decoder):
-            reader.start()
-        return Received(connection, reader, decoder_for(message_type), self._readers)
-
-    def reader(self, connection: Connection) -> Reader:
-        """Return the reader of a connection, made at the first call. Once it reads, nobody else may receive."""
-        reader: Reader | None = connection._reader
-        if reader is None:
-            reader = connection._reader = Reader(connection, self, self._readers)
-            if connection not in self._registry or connection.websocket.client_state is WebSocketState.DISCONNECTED:
-                reader.end()  # nothing will come, and no server says so twice
-        return reader
 
     # Lifecycle
 
@@ -442,8 +278,8 @@ class ConnectionManager:
         Args:
             required: Fail if what is needed is not there, where the manager could begin without it.
         """
-        async with self._changing():
-            await self._drain.resume()  # after a stop which was cancelled
+        async with self._changing.here():
+            await self._parts.drain.resume()  # after a stop which was cancelled
             self._telemetry = start_telemetry(self.stats, self._telemetry)
 
     async def drain(self, seconds: float | None = None) -> None:
@@ -462,7 +298,7 @@ class ConnectionManager:
         Raises:
             ConfigurationError: `seconds` is not above 0, or without end.
         """
-        await self._drain.run(seconds)
+        await self._parts.drain.run(seconds)
 
     async def stop(self) -> None:
         """Close what is left with 1012 and end everything that runs. Can be used again afterwards.
@@ -471,53 +307,21 @@ class ConnectionManager:
         are `async` have `disconnect_grace` to finish. New connections are refused until then. Cancelled, it is half
         done: call it again.
         """
-        async with self._changing():
-            await self._end_everybody()
-            await self._announcer.stop()
-            await self._drain.stop()
+        async with self._changing.here():
+            await self._parts.end_everybody()
+            await self._parts.announcer.stop()
+            await self._parts.drain.stop()
             self._stop_telemetry()
-
-    def _changing(self) -> asyncio.Lock:
-        """Return the lock of this loop, held by who starts or stops: a manager can outlive a loop, a lock cannot."""
-        loop = asyncio.get_running_loop()
-        if self._lock_loop is not loop:
-            self._lock, self._lock_loop = asyncio.Lock(), loop
-        return self._lock
-
-    async def _end_everybody(self) -> None:
-        await self._drain.interrupt(self.settings.send_timeout)  # who came now would go without a close frame
-        left = self._registry.outboxes(EVERYBODY)
-        self._counters.restarted += self._deliver(left, Close(CloseCode.SERVICE_RESTART), NOBODY)
-        await asyncio.sleep(0)  # the close frames of those who are not behind go out now
-        await self._flusher.settle(self.settings.send_timeout)
-        await end_tasks(self._readers.tasks)
-        await self._announcer.finish(self.settings.disconnect_grace)  # while the other nodes can still be told
 
     def _stop_telemetry(self) -> None:
         telemetry, self._telemetry = self._telemetry, None
         if telemetry is not None:
             telemetry.stop(self.stats())
 
-    # Reaching connections
-
-    def _check_not_revoked(self, connection: Connection) -> None:
-        user_id = connection.user_id
-        if user_id is not None and self._revocations.is_revoked(user_id, connection._made_at):
-            self.refuse_credentials(connection.websocket)
-
-    def _refuse_stopped(self, connection: Connection) -> NoReturn:
-        self._admission.refuse_stopped(connection)
-
-    def _find(self, target: Reference) -> Connection | None:
-        """Return the registered connection that is meant."""
-        connection = self._meant(target)
-        return connection if connection is not None and connection in self._registry else None
-
-    def _meant(self, target: Reference) -> Connection | None:
-        if isinstance(target, str):
-            return self._registry.find(target)
-        found: Connection | None = target if isinstance(target, Connection) else target.scope.get(SCOPE_KEY)
-        return found
+    def _receive_messages(self, connection: Connection, message_type: Any) -> AsyncIterator[Any]:
+        """Iterate over what a client sends, read by a task of its own. See `Connection.messages`."""
+        self._sessions.reader(connection).start()
+        return self._sessions.received(connection, decoder_for(message_type))
 
     async def _send(self, target: Target, content: Message | Close, excluded: frozenset[str] = NOBODY) -> int:
         """Send to a target, wherever it is; return how many connections of this node it reached. A seam."""
@@ -530,31 +334,15 @@ class ConnectionManager:
             await asyncio.sleep(0)  # the close frames of those who are not behind go out now
         return reached
 
-    async def _send_here(self, outboxes: Collection[AnyOutbox], content: Message | Close) -> int:
-        """Send to connections of this node."""
-        reached = self._deliver(outboxes, content, NOBODY)
-        if reached and isinstance(content, Close):
-            await asyncio.sleep(0)  # as in `_send`, which spells this out: it is what a message goes through
-        return reached
-
     # What a manager of many nodes does beside that
 
-    async def _follow(self, targets: Collection[Target]) -> None:
-        """Hear other nodes about rooms and users that have connections here. A seam: one node has nobody to hear."""
-
-    def _unfollow(self, left: Left | None) -> None:
-        """Stop hearing about what has no connections here any more. A seam."""
+    def _many_nodes(self) -> ManyNodes:
+        """Return how this node stands to the others. A seam, asked once."""
+        return ONE_NODE
 
     async def _close_user(self, target: Target, close: Close, revocation: Revocation) -> int:  # noqa: ARG002
         """Close the connections of a user. A seam: one node has nobody for whom to keep it."""
         return await self._send(target, close)
-
-    async def _recheck(self, connection: Connection) -> None:
-        """Look again, when it is certain that nothing is missed any more, whether a user may come in. A seam.
-
-        Raises:
-            HandshakeRefused: The user was closed meanwhile.
-        """
 
     def _backend_status(self) -> BackendStatus | None:
         """Return whether this node hears the others. A seam."""

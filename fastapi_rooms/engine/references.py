@@ -7,6 +7,7 @@ from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import NotConnectedError
+from fastapi_rooms.domain.registry import Registry
 
 Reference = WebSocket | Connection | str
 """Who is meant: a Connection, its WebSocket, or its `connection_id`."""
@@ -33,6 +34,20 @@ def connection_of(websocket: WebSocket) -> Connection:
     if connection is None:
         raise NotConnectedError("this WebSocket has ended: a client that comes again is a new WebSocket")
     return connection
+
+
+def meant(target: Reference, registry: Registry) -> Connection | None:
+    """Return the connection that is meant, registered or not; None if nobody knows it (any more)."""
+    if isinstance(target, str):
+        return registry.find(target)
+    found: Connection | None = target if isinstance(target, Connection) else target.scope.get(SCOPE_KEY)
+    return found
+
+
+def find(target: Reference, registry: Registry) -> Connection | None:
+    """Return the registered connection that is meant."""
+    connection = meant(target, registry)
+    return connection if connection is not None and connection in registry else None
 
 
 def ids(excluded: Excluded) -> frozenset[str]:

@@ -8,13 +8,20 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.sessions import sessions_of
 from fastapi_rooms.web.dependencies import find_manager
 
 
 def refuse_credentials(
-    connection: HTTPConnection, challenge: str, detail: str, manager: ConnectionManager | None = None
+    connection: HTTPConnection,
+    challenge: str = "Bearer",
+    detail: str = "Not authenticated.",
+    manager: ConnectionManager | None = None,
 ) -> NoReturn:
-    """Refuse with 401; a handshake is counted, too, and nothing about it goes to the server's log.
+    """Refuse a client that does not prove who it is, with 401.
+
+    For dependencies. An `HTTPException(401)` does as well; but a handshake that is refused here is also counted, told
+    to the hook `refused`, and does not make uvicorn log an error.
 
     Args:
         connection: The request, or the WebSocket.
@@ -31,5 +38,5 @@ def refuse_credentials(
         with suppress(KeyError):  # in a scope without an app there is none to look in
             manager = find_manager(connection)
     if isinstance(connection, WebSocket) and manager is not None:
-        manager.refuse_credentials(connection, challenge)
+        sessions_of(manager).refuse_credentials(connection, challenge)
     raise HTTPException(401, detail, {"WWW-Authenticate": challenge})

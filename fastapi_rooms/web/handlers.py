@@ -15,6 +15,7 @@ from fastapi_rooms.domain.errors import BackendUnavailable, RefusedError
 from fastapi_rooms.domain.incoming import Decoder, error_message
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.sessions import sessions_of
 
 logger = logging.getLogger("fastapi_rooms")
 
@@ -43,10 +44,10 @@ class Handler:
         """Serve a connection until the client is gone or the handler returns or raises."""
         name = self._message_parameter
         if name is None:
-            manager.reader(connection).start()
-            await self._call(connection, manager, values)
+            sessions_of(manager).reader(connection).start()
+            await self._call(connection, values)
             return
-        async for message in manager.messages(connection, self._decoder):
+        async for message in sessions_of(manager).received(connection, self._decoder):
             values[name] = message
             try:
                 if self._is_plain:  # nearly always: `_call`, spelt out
@@ -54,7 +55,7 @@ class Handler:
                     if result is not None:
                         await connection.send(result)
                 else:
-                    await self._call(connection, manager, values)
+                    await self._call(connection, values)
             except RefusedError as error:
                 logger.debug("%r was refused: %s", connection, error)  # clients decide how often
                 await connection.send(error_message(error.code))
@@ -67,13 +68,13 @@ class Handler:
                 await connection.send(error_message("unavailable"))
             values[name] = message = result = None  # a connection that waits keeps no message # noqa: PLW2901
 
-    async def _call(self, connection: Connection, manager: ConnectionManager, values: dict[str, Any]) -> None:
+    async def _call(self, connection: Connection, values: dict[str, Any]) -> None:
         if self._is_async:
             result = self._function(**values)
         else:
             result = await run_in_threadpool(partial(self._function, **values))
         if inspect.isasyncgen(result):
-            await _stream(connection, manager, result)
+            await _stream(connection, result)
             return
         if inspect.isawaitable(result):
             result = await result
@@ -81,11 +82,11 @@ class Handler:
             await connection.send(result)
 
 
-async def _stream(connection: Connection, manager: ConnectionManager, values: AsyncGenerator[Any, Any]) -> None:
+async def _stream(connection: Connection, values: AsyncGenerator[Any, Any]) -> None:
     """Send values as they come, no faster than the client takes them; stop when it is gone."""
     async with aclosing(values):
         async for value in values:
             await connection.send(value)
-            await manager.caught_up(connection)
+            await connection.wait_until_caught_up()
             if not connection.is_open:
                 return

@@ -41,7 +41,7 @@ async def end_without_error(websocket: WebSocket, manager: ConnectionManager, co
     Raises:
         Exception: What a `yield` dependency raised in its cleanup, if no exception handler takes it.
     """
-    await close(websocket, manager, connection, CloseCode.NORMAL)
+    await close_and_wait(websocket, manager, connection, CloseCode.NORMAL)
     raised = await _clean_up(websocket, None)
     if raised is not None and not await _handle(websocket, raised):
         raise raised
@@ -61,7 +61,7 @@ async def end_with_error(
     changed = await _clean_up(websocket, error)
     # What was sent before leaves before anything that an exception handler does to the socket.
     await asyncio.sleep(manager.settings.flush_interval / 1000)
-    await manager.caught_up(connection)
+    await connection.wait_until_caught_up()
     try:
         if changed is not None and not await _handle(websocket, changed):
             raise changed
@@ -69,12 +69,12 @@ async def end_with_error(
         await _close_for(websocket, manager, connection, changed)
 
 
-async def close(
+async def close_and_wait(
     websocket: WebSocket, manager: ConnectionManager, connection: Connection, code: int, reason: str = ""
 ) -> None:
     """Close, and wait until the close frame is written or the peer given up."""
     await manager.close(connection, code, reason)
-    await manager.closed(connection)
+    await connection.wait_until_closed()
     if WebSocketState.DISCONNECTED in (websocket.application_state, websocket.client_state):
         return
     # The handler had the manager forget it, so nobody has closed the socket, and nobody watches it.
@@ -95,7 +95,7 @@ async def _close_for(
             code, reason = check_close(error.code, error.reason)
         except ConfigurationError as invalid:
             logger.error("a WebSocketException was raised with a code that may not be sent: %s", invalid)  # noqa: TRY400
-    await close(websocket, manager, connection, code, reason)
+    await close_and_wait(websocket, manager, connection, code, reason)
 
 
 async def _clean_up(websocket: WebSocket, error: Exception | None) -> Exception | None:

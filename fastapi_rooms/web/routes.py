@@ -23,7 +23,7 @@ from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.engine.admission.questions import check_answers
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.web.dependencies import get_manager
-from fastapi_rooms.web.gate import gate
+from fastapi_rooms.web.gate import check_handshake
 from fastapi_rooms.web.handlers import Handler
 from fastapi_rooms.web.identity import Identity
 from fastapi_rooms.web.session import serve
@@ -101,7 +101,7 @@ def ws_route(
         for key, source in sources.items()
         if source is not None
     ]
-    solved_first = [Depends(gate), *(_depends("dependencies", source) for source in dependencies)]
+    solved_first = [Depends(check_handshake), *(_depends("dependencies", source) for source in dependencies)]
     join_values = None if authorize_join is None else _join_values(authorize_join)
     if join_values is not None:
         sourced.append(_parameter(_JOIN, Annotated[Any, join_values]))

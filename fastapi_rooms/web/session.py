@@ -9,10 +9,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.engine.admission.admission import AuthorizeJoin
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.sessions import sessions_of
 from fastapi_rooms.web.attendance import Attendance
 from fastapi_rooms.web.handlers import Handler
 from fastapi_rooms.web.identity import Identity
-from fastapi_rooms.web.outcome import close, end_with_error, end_without_error
+from fastapi_rooms.web.outcome import close_and_wait, end_with_error, end_without_error
 
 
 async def serve(
@@ -50,7 +51,7 @@ async def serve(
         return  # the client went during the handshake
     # Not kept for as long as the connection lives, as all that has a name here is.
     del room, identity, metadata, authorize_join
-    attendance = Attendance(manager.reader(connection), manager.settings.disconnect_grace)
+    attendance = Attendance(sessions_of(manager).reader(connection), manager.settings.disconnect_grace)
     is_absent = False
     try:
         try:
@@ -72,7 +73,7 @@ async def serve(
         await manager.close(connection, CloseCode.SERVICE_RESTART if is_stopping else CloseCode.INTERNAL_ERROR)
         raise
     except BaseException:
-        await close(websocket, manager, connection, CloseCode.INTERNAL_ERROR)
+        await close_and_wait(websocket, manager, connection, CloseCode.INTERNAL_ERROR)
         raise
     else:
         await end_without_error(websocket, manager, connection)

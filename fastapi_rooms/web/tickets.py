@@ -24,6 +24,7 @@ from fastapi_rooms.domain.tickets import TICKET_BYTES, Claim, claim, claim_in, k
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.endings.timekeeper import Expiry, as_datetime
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.sessions import sessions_of
 from fastapi_rooms.web.credentials import refuse_credentials
 from fastapi_rooms.web.dependencies import get_manager
 from fastapi_rooms.web.identity import Identity
@@ -182,7 +183,7 @@ class Tickets:
 
 async def _is_revoked(kept: Claim, manager: ConnectionManager) -> bool:
     """Return whether the user was closed since the ticket was issued, as far as this node knows or the store does."""
-    if manager._revocations.is_revoked(kept.user_id, kept.issued_at):  # noqa: SLF001 - of no use to apps
+    if sessions_of(manager).is_revoked(kept.user_id, kept.issued_at):
         return True
     store = manager.store if isinstance(manager, DistributedWebSocketManager) else None
     if store is None or manager.settings.revocation_seconds is None:

@@ -390,8 +390,8 @@ async def test_health_and_drain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_settings() -> None:
     async with served("settings") as site, site.connect("/ws/a"):
-        counted = (await site.http.get("/counters")).json()
-        assert counted == {"connections": 1, "lost_messages": 0, "slow_consumers": 0, "aborted": 0}
+        stats = (await site.http.get("/stats")).json()
+        assert stats == {"connections": 1, "lost": 0, "slow_consumers": 0, "stalled": 0}
 
 
 async def test_settings_from_env(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ class Owner:
     async def close(self, *args):
         self.asked.append(("close", *args))
 
-    def messages(self, *args):
+    def _receive_messages(self, *args):
         self.asked.append(("messages", *args))
         return iter(())
 

@@ -308,5 +308,5 @@ async def texts(*peers: Peer) -> list[list[object]]:
 
 def is_empty(manager: ConnectionManager) -> bool:
     """Return whether nothing is left of anybody."""
-    lifecycle = manager._lifecycle
+    lifecycle = manager._parts.lifecycle
     return not (lifecycle.opening or len(lifecycle.timekeeper) or any(vars(manager._registry).values()))

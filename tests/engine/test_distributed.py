@@ -5,6 +5,7 @@ import logging
 from uuid import uuid4
 
 import pytest
+from support import counted
 
 from engine.fakes import DEADLINE, Peer, connected, is_empty, run_clocked, texts, ticks, until
 from engine.scripted import ScriptedBackend
@@ -576,7 +577,7 @@ async def test_a_slow_consumer_of_another_node_is_closed_there_and_not_the_sende
         await ticks()
     assert quick.texts == [str(number) for number in range(30)]
     assert not connection.is_open
-    assert (one.counters.slow_consumers, two.counters.slow_consumers) == (0, 1)
+    assert (one.stats().closed["slow_consumer"], two.stats().closed["slow_consumer"]) == (0, 1)
     for manager in (one, two):
         await manager.stop()
 
@@ -751,7 +752,7 @@ async def test_a_client_that_goes_while_its_subscription_is_confirmed_leaves_not
         await call
     assert is_empty(manager)
     assert backend.wanted == {EVERYBODY}
-    assert manager.counters.lost_messages == 1
+    assert manager.stats().dropped["lost"] == 1
 
 
 async def test_a_room_that_is_left_and_joined_again_while_it_is_confirmed_is_wanted(manager, backend):
@@ -1356,5 +1357,5 @@ async def test_who_comes_to_the_end_of_the_handshake_when_the_node_was_stopped_i
     assert (refusal.value.status_code, refusal.value.headers["Retry-After"]) == (503, "5")
     await ticks()
     assert [(one.reason, one.user_id) for one in told] == [("draining", "ann")]
-    assert manager.counters.refused == {"draining": 1}
+    assert counted(manager.stats().refused) == {"draining": 1}
     assert peer.events == []

@@ -305,7 +305,7 @@ async def test_async_hooks_run_beside_each_other_and_are_ended_with_the_manager(
     connections = [(await connected(manager))[1] for _ in range(3)]
     await ticks()
     assert begun == connections
-    assert {task.get_name() for task in manager._announcer._tasks} == {"fastapi_rooms hook"}
+    assert {task.get_name() for task in manager._parts.announcer._tasks} == {"fastapi_rooms hook"}
     await manager.stop()
     assert begun == connections * 2, "who was closed by the stop was told, too"
     assert sorted(map(id, ended)) == sorted(map(id, connections))
@@ -375,7 +375,7 @@ async def test_a_hook_does_not_see_the_context_of_who_caused_the_event():
     request.set("mine")
     await connected(manager)
     await ticks()
-    manager._hooks = manager._lifecycle._hooks = Hooks(connected=look)
+    manager._parts.hooks = manager._parts.lifecycle._hooks = Hooks(connected=look)
     await connected(manager)
     await ticks()
     assert seen == [None, None]
@@ -417,8 +417,8 @@ async def test_a_manager_without_hooks_tells_nobody_and_schedules_nothing():
     manager = ConnectionManager()
     _, connection = await connected(manager, "a")
     await manager.leave_room(connection, "a")
-    assert not manager._announcer._due
-    assert manager._announcer._loop is None
+    assert not manager._parts.announcer._due
+    assert manager._parts.announcer._loop is None
     await manager.stop()
 
 
@@ -440,7 +440,7 @@ async def test_a_hook_that_begins_while_others_finish_has_its_time_too():
     manager = ConnectionManager(hooks=Hooks(disconnected=write_down, refused=note))
     await connected(manager)
     stopping = asyncio.create_task(manager.stop())
-    await until(lambda: manager._announcer._tasks)
+    await until(lambda: manager._parts.announcer._tasks)
     with pytest.raises(HandshakeRefused):
         await manager.connect(Peer().websocket)
     await stopping
@@ -463,7 +463,7 @@ async def test_a_hook_that_begins_while_others_are_ended_is_ended_with_them():
     manager = ConnectionManager(settings, hooks=Hooks(disconnected=end_slowly, refused=take_for_ever))
     await connected(manager)
     await manager.stop()
-    assert not manager._announcer._tasks
+    assert not manager._parts.announcer._tasks
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 

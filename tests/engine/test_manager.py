@@ -206,7 +206,7 @@ async def test_a_connection_that_is_closed_during_the_handshake_is_closed_after_
     assert await manager.broadcast_to_room("a", "too late") == 0
     peer.accepts.set()
     connection = await call
-    await manager.closed(connection)
+    await connection.wait_until_closed()
     assert [event["type"] for event in peer.events] == ["websocket.accept", "websocket.send", "websocket.close"]
     assert peer.close_codes == [4000]
     assert not connection.is_open
@@ -233,15 +233,15 @@ async def test_a_connection_that_is_closed_during_a_handshake_that_fails_is_done
     peer.accept_error = AcceptError()
     call = asyncio.create_task(manager.connect(peer.websocket, "a"))
     await ticks()
-    [connection] = manager._lifecycle.opening
+    [connection] = manager._parts.lifecycle.opening
     await manager.broadcast_to_room("a", "lost")
     await manager.close_room("a")
     peer.accepts.set()
     with pytest.raises(AcceptError):
         await call
     async with asyncio.timeout(1):
-        await manager.closed(connection)
-    assert manager.counters.lost_messages == 1
+        await connection.wait_until_closed()
+    assert manager.stats().dropped["lost"] == 1
     assert is_empty(manager)
 
 
@@ -257,7 +257,7 @@ async def test_what_was_sent_during_a_handshake_that_fails_is_counted_as_lost(ma
     peer.accepts.set()
     await asyncio.wait([call])
     assert isinstance(call.exception(), AcceptError)
-    assert manager.counters.lost_messages == 3
+    assert manager.stats().dropped["lost"] == 3
 
 
 async def test_a_connection_that_is_forgotten_during_the_handshake_gets_nothing_and_that_is_counted(manager):
@@ -272,7 +272,7 @@ async def test_a_connection_that_is_forgotten_during_the_handshake_gets_nothing_
     connection = await call
     assert not connection.is_open
     assert await texts(peer) == [[]]
-    assert manager.counters.lost_messages == 1
+    assert manager.stats().dropped["lost"] == 1
     assert is_empty(manager)
 
 
@@ -321,8 +321,6 @@ async def test_one_socket_belongs_to_one_manager(manager):
     assert await other.send_personal(peer.websocket, "hi") is False
     assert await other.join_room(connection, "b") is False
     await other.close(connection)
-    await other.closed(connection)
-    await other.caught_up(connection)
     assert connection.is_open
     assert connection.rooms == {"a"}
     assert await texts(peer) == [[]]
@@ -384,7 +382,7 @@ async def test_a_connection_that_has_ended_is_freed_without_the_garbage_collecto
         await ticks()
         if end == "closed":
             await connection.close()
-            await manager.closed(connection)
+            await connection.wait_until_closed()
         elif end == "gone":
             peer.go()
             await ticks()
@@ -393,7 +391,7 @@ async def test_a_connection_that_has_ended_is_freed_without_the_garbage_collecto
         kept = weakref.ref(connection)
         del connection
         await ticks()
-        manager._flusher._sweep()
+        manager._parts.flusher._sweep()
         assert kept() is None
     finally:
         gc.enable()
@@ -403,7 +401,7 @@ async def test_an_outbox_whose_socket_is_gone_is_not_watched_any_more(manager):
     peer, connection = await connected(manager)
     peer.transport.closing = True
     await connection.close()
-    assert manager._flusher._watched == {}
+    assert manager._parts.flusher._watched == {}
 
 
 # Membership
@@ -580,7 +578,7 @@ async def test_a_dead_peer_is_not_the_senders_problem(manager):
     assert manager.get_user_connections("ann") == []
     assert lost.rooms == {"a"}
     assert await manager.broadcast_to_room("a", "again") == 1
-    assert manager.counters.lost_messages == 1
+    assert manager.stats().dropped["lost"] == 1
     assert manager.disconnect(dead.websocket) is lost, "the endpoint still has to learn which rooms it was in"
 
 
@@ -599,11 +597,11 @@ async def test_a_slow_consumer_is_closed_and_reported_once_and_delays_nobody(cap
     assert set(counts) == {1, 2}
     assert not slow.is_open
     assert manager.get_user_connections("ann") == []
-    assert (manager.counters.slow_consumers, manager.counters.lost_messages) == (1, 1)
+    assert (manager.stats().closed["slow_consumer"], manager.stats().dropped["lost"]) == (1, 1)
     [record] = caplog.records
     assert record.getMessage() == f"{slow!r} is a slow consumer: closed with 1013"
     stuck.reads.set()
-    await manager.closed(slow)
+    await slow.wait_until_closed()
     assert stuck.texts == [str(number) for number in range(counts.count(2))]
     assert stuck.close_codes == [1013]
     await manager.stop()
@@ -619,13 +617,13 @@ async def test_a_slow_consumer_may_lose_messages_instead(overflow):
         handed += await manager.broadcast_to_room("a", str(number))
         await ticks()
     peer.reads.set()
-    await manager.caught_up(connection)
+    await connection.wait_until_caught_up()
     assert connection.is_open
     expected = ["0", "7", "8", "9"] if overflow == "drop_oldest" else ["0", "1", "2", "3", "4"]
     assert peer.texts == expected
-    assert manager.counters.lost_messages == 10 - len(expected)
+    assert manager.stats().dropped["lost"] == 10 - len(expected)
     assert handed == (10 if overflow == "drop_oldest" else 5)
-    assert manager.counters.slow_consumers == 0
+    assert manager.stats().closed["slow_consumer"] == 0
     await manager.stop()
 
 
@@ -634,13 +632,13 @@ async def test_a_producer_can_wait_until_a_connection_has_caught_up(manager):
     peer.reads.clear()
     await connection.send("a")
     await ticks()
-    waiting = asyncio.create_task(manager.caught_up(connection))
+    waiting = asyncio.create_task(connection.wait_until_caught_up())
     await ticks()
     assert not waiting.done()
     peer.reads.set()
     await asyncio.wait_for(waiting, 1)
     manager.disconnect(connection)
-    await asyncio.wait_for(manager.caught_up(connection), 1)
+    await asyncio.wait_for(connection.wait_until_caught_up(), 1)
 
 
 # Closing
@@ -664,7 +662,7 @@ async def test_any_target_can_be_closed_and_closing_twice_is_closing_once(manage
     peer, connection = await connected(manager)
     await manager.close(form(connection), 4000)
     await manager.close(form(connection), 4001)
-    await manager.closed(connection)
+    await connection.wait_until_closed()
     assert peer.close_codes == [4000]
 
 
@@ -673,7 +671,7 @@ async def test_closing_does_not_wait_for_the_peer(manager):
     peer.reads.clear()
     async with asyncio.timeout(1):
         await connection.close()
-    waiting = asyncio.create_task(manager.closed(connection))
+    waiting = asyncio.create_task(connection.wait_until_closed())
     await ticks()
     assert not waiting.done()
     peer.reads.set()
@@ -748,7 +746,7 @@ def test_a_peer_that_takes_nothing_is_aborted_and_counted():
         assert peer.transport.aborted
         assert not connection.is_open
         assert is_empty(manager)
-        assert (manager.counters.aborted, manager.counters.lost_messages) == (1, 1)
+        assert (manager.stats().closed["stalled"], manager.stats().dropped["lost"]) == (1, 1)
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run_clocked(main)
@@ -760,11 +758,11 @@ def test_a_peer_that_takes_no_close_frame_is_aborted():
         peer, connection = await connected(manager)
         peer.reads.clear()
         await connection.close(4000)
-        await manager.closed(connection)
+        await connection.wait_until_closed()
         assert peer.transport.aborted
         assert peer.events == []
         assert asyncio.get_running_loop().time() <= 13
-        assert manager.counters.aborted == 1
+        assert manager.stats().closed["stalled"] == 1
 
     run_clocked(main)
 
@@ -887,7 +885,7 @@ def test_a_manager_at_module_level_works_on_one_loop_after_the_other():
         peer.say("hello")
         assert await waiting == "hello"
         await MODULE_LEVEL.close_user("ann")
-        await MODULE_LEVEL.closed(connection)
+        await connection.wait_until_closed()
         assert peer.close_codes == [1000]
         if stop:
             await MODULE_LEVEL.stop()
@@ -895,17 +893,10 @@ def test_a_manager_at_module_level_works_on_one_loop_after_the_other():
     for stop in (False, True, False, True):
         asyncio.run(main(stop))
     assert is_empty(MODULE_LEVEL)
-    assert MODULE_LEVEL.counters.lost_messages == 0
+    assert MODULE_LEVEL.stats().dropped["lost"] == 0
 
 
 # Looking at it
-
-
-async def test_the_counters_are_a_copy(manager):
-    counters = manager.counters
-    counters.lost_messages = 7
-    assert manager.counters.lost_messages == 0
-    assert counters == manager.counters.__class__(lost_messages=7)
 
 
 async def test_no_repr_shows_what_is_said_or_secret(manager):

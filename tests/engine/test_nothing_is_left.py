@@ -165,9 +165,9 @@ class House:
         stats = self.manager.stats()
         assert (stats.connections, stats.users, stats.rooms) == (0, 0, 0)
         assert (stats.queued_messages, stats.queued_bytes) == (0, 0)
-        assert not self.manager._admission._asking
-        assert not self.manager._readers.tasks
-        assert not self.manager._lifecycle.flusher._watched
+        assert not self.manager._parts.admission._asking
+        assert not self.manager._parts.readers.tasks
+        assert not self.manager._parts.lifecycle.flusher._watched
         assert set(self.books.connected.values()) <= {0}, "whoever was said to come was said to go, once"
         assert set(self.books.in_rooms.values()) <= {0}
         await self.manager.stop()

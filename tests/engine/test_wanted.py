@@ -12,7 +12,7 @@ from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, TargetKind, conne
 from fastapi_rooms.domain.errors import BackendUnavailable, NotConnectedError
 from fastapi_rooms.domain.messages import Close, Message
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
-from fastapi_rooms.engine.references import SCOPE_KEY
+from fastapi_rooms.engine.references import SCOPE_KEY, find
 
 OTHER_NODE = "0123456789abcdef0123456789abcdef"
 
@@ -209,7 +209,7 @@ class Wanted(RuleBasedStateMachine):
             error = asyncio.CancelledError() if call.cancelled() else call.exception()
             if error is not None:
                 assert isinstance(error, EXPECTED)
-                assert opened is None or self.manager._find(opened.websocket) is None, "nothing is left of it"
+                assert opened is None or find(opened.websocket, self.manager._registry) is None, "nothing is left of it"
 
     def teardown(self):
         if not hasattr(self, "manager"):

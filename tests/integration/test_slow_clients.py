@@ -46,11 +46,11 @@ async def test_a_slow_consumer_is_closed_and_everybody_else_hears_everything(wir
         async with server.client("/ws/r", max_size=None, max_queue=None) as healthy:
             stuck = RawClient(server, "/ws/r")
             await until(lambda: manager.active_connections == 2)
-            sent = await fill(server, manager, lambda: manager.counters.slow_consumers)
+            sent = await fill(server, manager, lambda: manager.stats().closed["slow_consumer"])
             for _ in range(sent):
                 assert len(await healthy.receive()) == 64 * KIB
             assert manager.active_connections == 1
-            await until(lambda: manager.counters.aborted == 1)
+            await until(lambda: manager.stats().closed["stalled"] == 1)
             stuck.close()
 
 
@@ -59,7 +59,7 @@ async def test_a_slow_consumer_that_reads_again_gets_what_was_promised_and_then_
     with live(app) as server:
         slow = RawClient(server, "/ws/r")
         await until(lambda: manager.active_connections == 1)
-        await fill(server, manager, lambda: manager.counters.slow_consumers)
+        await fill(server, manager, lambda: manager.stats().closed["slow_consumer"])
         received = await asyncio.to_thread(slow.read_to_close)
         assert [kind for kind, _ in received] == [0x81] * (len(received) - 1) + [0x88]
         assert received[-1][1][:2] == (1013).to_bytes(2, "big")
@@ -72,7 +72,7 @@ async def test_a_policy_that_drops_messages_keeps_the_connection(wire, overflow)
     with live(app) as server:
         slow = RawClient(server, "/ws/r")
         await until(lambda: manager.active_connections == 1)
-        await fill(server, manager, lambda: manager.counters.lost_messages >= 5)
+        await fill(server, manager, lambda: manager.stats().dropped["lost"] >= 5)
         assert await server.call(manager.broadcast, "last") == (1 if overflow is Overflow.DROP_OLDEST else 0)
         assert await server.call(manager.close_room, "r") == 1
         received = await asyncio.to_thread(slow.read_to_close)
@@ -147,7 +147,7 @@ async def test_close_returns_at_once_and_the_stuck_peer_is_aborted(wire, loop):
         await server.call(manager.close, connection, 4000, "enough")
         assert time.monotonic() - begin < 0.3
         assert manager.active_connections == 0
-        await until(lambda: manager.counters.aborted == 1)
+        await until(lambda: manager.stats().closed["stalled"] == 1)
         stuck.close()
 
 
@@ -194,7 +194,7 @@ async def test_a_peer_is_aborted_although_the_rest_lies_below_the_high_water_mar
         await until(lambda: manager.active_connections == 1)
         (connection,) = manager.get_room_members("r")
         await fill_to_the_buffer(server, connection)
-        await until(lambda: manager.counters.aborted == 1)
+        await until(lambda: manager.stats().closed["stalled"] == 1)
         await until(lambda: manager.active_connections == 0)
         stuck.close()
 
@@ -216,7 +216,7 @@ async def test_memory_for_a_stuck_client_is_bounded_and_freed(wire):
         stuck = RawClient(server, "/ws/r")
         await until(lambda: manager.active_connections == 1)
         (connection,) = manager.get_room_members("r")
-        await fill(server, manager, lambda: manager.counters.lost_messages > 200)
+        await fill(server, manager, lambda: manager.stats().dropped["lost"] > 200)
         outbox = connection._outbox
         assert outbox._queued_bytes <= TIGHT["outbox_bytes"] + 128 * KIB
         assert outbox._wire.buffered() <= 192 * KIB
@@ -251,7 +251,7 @@ async def test_a_streamed_answer_waits_for_its_client(wire):
             data = await asyncio.to_thread(slow.socket.recv, 1 << 20)
             received += len(data)
         assert produced == 200
-        assert rooms.manager.counters.slow_consumers == 0
+        assert rooms.manager.stats().closed["slow_consumer"] == 0
         slow.close()
 
 
@@ -270,7 +270,7 @@ async def test_a_full_inbox_stops_reading_and_closes_with_1013_if_it_stays_full(
             for number in range(6):
                 await client.send(str(number))
             assert (await client.closed())[0] == 1013
-        assert rooms.manager.counters.full_inboxes == 1
+        assert rooms.manager.stats().closed["full_inbox"] == 1
 
 
 async def test_a_handler_that_works_longer_than_the_keepalive_does_not_cost_its_client(wire):

@@ -83,9 +83,9 @@ async def test_a_client_that_reads_slowly_is_not_one_that_does_not_read(loop):
             read += len(await asyncio.to_thread(slow.socket.recv, 4 * KIB))
             await asyncio.sleep(0.02)
         assert read
-        assert rooms.manager.counters.aborted == 0
+        assert rooms.manager.stats().closed["stalled"] == 0
         assert rooms.manager.active_connections == 1
-        await until(lambda: rooms.manager.counters.aborted == 1)  # now it does not read at all
+        await until(lambda: rooms.manager.stats().closed["stalled"] == 1)  # now it does not read at all
         slow.close()
 
 
@@ -109,7 +109,7 @@ async def test_a_client_that_reads_what_the_app_sends_by_itself_is_not_aborted(w
         while asyncio.get_running_loop().time() < end:
             assert await asyncio.to_thread(reading.socket.recv, 64 * KIB)
             await asyncio.sleep(0.01)
-        assert manager.counters.aborted == 0
+        assert manager.stats().closed["stalled"] == 0
         reading.close()
         await until(lambda: manager.active_connections == 0)
 

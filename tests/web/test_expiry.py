@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from fastapi import WebSocket
 from stage import refused
-from support import until
+from support import counted, until
 
 from fastapi_rooms import ConnectionDep, Identity, Incoming, ManagerDep, Refusal, RoomsExtension, RoomsSettings
 
@@ -72,7 +72,7 @@ async def test_expired_credentials_do_not_connect(rooms, stage, expires_at):
     async with stage.plays(rooms) as server:
         answer = await refused(server, "/handler")
         assert (answer.status_code, answer.body) == (401, b'{"detail":"The login has expired."}')
-        assert rooms.manager.counters.refused == {Refusal.EXPIRED: 1}
+        assert counted(rooms.manager.stats().refused) == {Refusal.EXPIRED: 1}
         assert rooms.manager.stats().connections == 0
 
 

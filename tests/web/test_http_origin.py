@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse
 from stage import smallest_app
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from support import live, until
+from support import counted, live, until
 
 from fastapi_rooms import (
     ConnectionDep,
@@ -25,6 +25,7 @@ from fastapi_rooms import (
     ws_route,
 )
 from fastapi_rooms.domain.envelope import EVERYBODY
+from fastapi_rooms.engine.sessions import sessions_of
 
 HOST = "chat.example.com"
 
@@ -169,7 +170,7 @@ async def test_foreign_pages_are_refused_before_anything_else_happens(stage, loo
             assert answer.body == b'{"detail":"Connections from this HTTP origin, or from none, are refused."}'
             house.assert_nothing_ran()
         await until(lambda: len(house.refused) == len(FOREIGN))
-        assert house.rooms.manager.counters.refused == {Refusal.HTTP_ORIGIN: len(FOREIGN)}
+        assert counted(house.rooms.manager.stats().refused) == {Refusal.HTTP_ORIGIN: len(FOREIGN)}
     assert_calm(caplog)
 
 
@@ -193,7 +194,7 @@ async def test_two_origins_are_none(stage):
         for origins in ([own, ("Origin", "http://evil.example")], [("Origin", "null"), own], [own, own]):
             assert (await knock(server, "/route", *origins)).status == 403
         assert house.ran == []
-    assert house.rooms.manager.counters.refused == {Refusal.HTTP_ORIGIN: 3}
+    assert counted(house.rooms.manager.stats().refused) == {Refusal.HTTP_ORIGIN: 3}
 
 
 @pytest.mark.parametrize(
@@ -271,7 +272,7 @@ async def test_a_route_that_asks_a_database_first_can_refuse_before(stage):
 
     @house.rooms.router.websocket("/database")
     async def database(websocket: WebSocket, manager: ManagerDep) -> None:
-        manager.check_handshake(websocket)
+        sessions_of(manager).check_handshake(websocket)
         house.ran.append("database")
         await manager.connect(websocket)
 

@@ -8,7 +8,7 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, WebSocket
 from pydantic import BaseModel
 from stage import refused, smallest_app
-from support import until
+from support import counted, until
 
 from fastapi_rooms import (
     ConfigurationError,
@@ -91,7 +91,7 @@ async def test_the_room_of_a_route_and_every_other_is_asked_for(stage, wire, for
             await client.send("other")
             assert await client.receive_json() == ["open", "other"], "the socket stays"
             assert rooms.manager.active_rooms == ["open", "other"]
-        assert rooms.manager.counters.refused == {Refusal.JOIN: 2}
+        assert counted(rooms.manager.stats().refused) == {Refusal.JOIN: 2}
     assert [room for room, _ in asked] == ["secret", "open", "secret", "other"]
     threads = {name for _, name in asked}
     assert (threads == {"uvicorn"}) == (form in ("coroutine", "object")), "a plain function runs in a thread"
@@ -223,7 +223,7 @@ async def test_a_client_that_goes_while_the_app_is_asked_leaves_nothing_behind(r
         for gate in gates:
             await server.call(gate.set)
     assert rooms.manager.stats().connections == rooms.manager.stats().rooms == 0
-    assert not rooms.manager._admission._asking
+    assert not rooms.manager._parts.admission._asking
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
@@ -249,7 +249,7 @@ async def test_one_room_too_many_and_names_that_are_none_are_error_frames(stage,
             assert await client.receive_json() == {"type": "error", "code": "invalid_name"}
         await client.send("b")
         assert await client.receive_json() == ["a", "b"]
-        assert rooms.manager.counters.refused == {Refusal.MAX_ROOMS: 1, Refusal.INVALID_NAME: 5}
+        assert counted(rooms.manager.stats().refused) == {Refusal.MAX_ROOMS: 1, Refusal.INVALID_NAME: 5}
 
 
 @pytest.mark.parametrize("path", ["/ws/a%0Ab", "/ws/" + "x" * 256, "/ws/e%CC%81", "/ws/%7F", "/ws/%E2%80%A8"])
@@ -258,7 +258,7 @@ async def test_a_name_that_a_client_chose_badly_is_refused_with_400(rooms, stage
     async with stage.plays(rooms) as server:
         answer = await refused(server, path)
         assert (answer.status_code, answer.body) == (400, b'{"detail":"A room or a user cannot be called that."}')
-        assert rooms.manager.counters.refused == {Refusal.INVALID_NAME: 1}
+        assert counted(rooms.manager.stats().refused) == {Refusal.INVALID_NAME: 1}
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 

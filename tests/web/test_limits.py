@@ -13,7 +13,7 @@ import pytest
 from engine.fakes import is_empty
 from fastapi import WebSocket
 from stage import refused, smallest_app
-from support import RawClient, frames, live, until
+from support import RawClient, counted, frames, live, until
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from fastapi_rooms import (
@@ -175,7 +175,7 @@ async def test_the_apps_own_limiter_is_asked_for_connects_and_messages(stage, wi
         async with server.client(f"{path}?name=broken") as client:
             await client.send("x")
             assert await client.receive() == "1"
-    assert rooms.manager.counters.refused == {Refusal.LIMITER: 1}
+    assert counted(rooms.manager.stats().refused) == {Refusal.LIMITER: 1}
 
 
 async def test_no_client_fills_the_log_with_what_it_is_refused(stage, wire, caplog):
@@ -214,7 +214,7 @@ async def test_a_full_node_says_so_before_accept(stage, loop, caplog):
         await until(lambda: rooms.manager.stats().connections == 0)
         async with server.client("/handler"):
             await until(lambda: rooms.manager.active_connections == 1)
-    assert rooms.manager.counters.refused == {Refusal.MAX_CONNECTIONS: 1}
+    assert counted(rooms.manager.stats().refused) == {Refusal.MAX_CONNECTIONS: 1}
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
@@ -422,7 +422,7 @@ async def test_a_peer_that_pings_and_does_not_read_is_aborted(stage, wire, loop)
                 end.set()
                 await flooding
         await until(lambda: rooms.manager.active_connections == 1)
-        await until(lambda: len(rooms.manager._flusher._watched) == 1)
+        await until(lambda: len(rooms.manager._parts.flusher._watched) == 1)
         await neighbour.send("x")
         assert await neighbour.receive() == "1"
 
@@ -672,8 +672,8 @@ async def test_after_a_day_of_all_kinds_of_clients_nothing_is_left(stage, wire, 
         await until(lambda: rooms.manager.stats().connections == 0)
         stats = rooms.manager.stats()
     assert is_empty(rooms.manager)
-    assert not rooms.manager._admission._asking
-    assert not rooms.manager._readers.tasks
+    assert not rooms.manager._parts.admission._asking
+    assert not rooms.manager._parts.readers.tasks
     assert (stats.users, stats.rooms, stats.queued_messages, stats.queued_bytes) == (0, 0, 0, 0)
     assert books.began == books.ended, "each came once and went once"
     assert set(books.inside.values()) <= {0}

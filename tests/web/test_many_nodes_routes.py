@@ -155,7 +155,7 @@ async def test_a_message_whose_handler_cannot_reach_the_others_is_answered_and_t
             assert await ann.receive_json() == UNAVAILABLE
             assert await bob.receive() == f"here {number}", "members of this node are served"
         assert rooms.manager.status.undelivered == 30
-        assert rooms.manager.counters.invalid_messages == 0
+        assert rooms.manager.stats().dropped["invalid"] == 0
         cluster.restore(0)
         await ann.send("after")
         assert [await ann.receive(), await bob.receive()] == ["sent", "after"]

@@ -10,6 +10,7 @@ from engine.fakes import DEADLINE, connected, ticks, until
 from pydantic import BaseModel
 
 from fastapi_rooms import BackendUnavailable, Connection, ConnectionManager, RoomsSettings
+from fastapi_rooms.engine.sessions import sessions_of
 from fastapi_rooms.web.handlers import Handler
 
 
@@ -35,13 +36,13 @@ class Waiting:
 
     @property
     def is_inline(self):
-        return self.manager.reader(self.connection).is_inline
+        return sessions_of(self.manager).reader(self.connection).is_inline
 
     async def rest(self):
         """Let it come back, and wait."""
-        await until(lambda: self.manager.reader(self.connection).is_awaited)
+        await until(lambda: sessions_of(self.manager).reader(self.connection).is_awaited)
         await ticks(20)
-        assert self.manager.reader(self.connection).is_awaited
+        assert sessions_of(self.manager).reader(self.connection).is_awaited
         assert not self.task.done()
 
     async def end(self):
@@ -187,7 +188,7 @@ async def test_a_reader_whose_inbox_was_full_keeps_nothing_once_it_is_empty():
     for number in range(6):
         peer.say(payloads[number])
     await ticks(20)
-    assert manager.reader(connection).inbox.is_full
+    assert sessions_of(manager).reader(connection).inbox.is_full
     for _ in range(6):
         await anext(messages)
     await ticks(20)

@@ -79,7 +79,7 @@ async def test_the_end_of_the_manager_loses_nothing(loop, wire):
                 assert (await client.read_to_close())[0] == 1012
                 assert numbers(client, "ours") == list(range(10))
             await stopping
-            assert stage.manager.counters.lost_messages == 0
+            assert stage.manager.stats().dropped["lost"] == 0
 
 
 async def test_all_arrive_in_order_and_together_however_they_were_sent(loop, wire):
@@ -89,7 +89,7 @@ async def test_all_arrive_in_order_and_together_however_they_were_sent(loop, wir
             flushes = []
 
             async def talk() -> float:
-                flusher = stage.manager._flusher
+                flusher = stage.manager._parts.flusher
                 flush_all = flusher._flush_all
                 flusher._flush_all = lambda dirty: flushes.append(len(dirty)) or flush_all(dirty)
                 begin = time.monotonic()

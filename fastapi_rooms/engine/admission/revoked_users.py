@@ -27,7 +27,7 @@ USERS_PER_TURN = 500
 """How many users are looked up before others have their turn of the loop."""
 
 
-class Revocations:
+class RevokedUsers:
     """Keeps them here, and where all nodes can see them; applies those of other nodes here.
 
     Nodes compare times that each took from its own clock, so their clocks have to agree, as NTP has them.

@@ -8,6 +8,7 @@ import threading
 import pytest
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.websockets import WebSocketState
+from support import counted
 
 from engine.fakes import Peer, connected, is_empty, run_clocked, ticks, until
 from fastapi_rooms.domain.errors import (
@@ -24,6 +25,7 @@ from fastapi_rooms.engine.admission import handshake_refused
 from fastapi_rooms.engine.admission.handshake_refused import HandshakeRefused
 from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.sessions import sessions_of
 
 YES, NO = True, False
 
@@ -46,11 +48,11 @@ class Gate:
 
 async def refused(manager, peer, reason, *arguments, **options) -> HandshakeRefused:
     """Connect, be refused for that reason before accept, and leave nothing behind."""
-    before = manager.counters.refused[reason]
+    before = manager.stats().refused[reason]
     with pytest.raises(HandshakeRefused) as refusal:
         await manager.connect(peer.websocket, *arguments, **options)
     assert refusal.value.reason is reason
-    assert manager.counters.refused[reason] == before + 1
+    assert manager.stats().refused[reason] == before + 1
     assert peer.events == []
     return refusal.value
 
@@ -101,7 +103,7 @@ async def test_the_app_is_asked_before_the_first_room_and_before_any_other(form)
     assert connection.rooms == {"a", "b"}
 
     for no in (False, None, 0, ""):
-        manager._admission._authorize_join = form(no)
+        manager._parts.admission._authorize_join = form(no)
         with pytest.raises(JoinRefused, match="said no"):
             await manager.join_room(connection, "c")
         refusal = await refused(manager, Peer(), Refusal.JOIN, "a")
@@ -109,7 +111,7 @@ async def test_the_app_is_asked_before_the_first_room_and_before_any_other(form)
     assert connection.rooms == {"a", "b"}
     assert connection.is_open
     assert manager.active_connections == 1
-    assert manager.counters.refused == {Refusal.JOIN: 8}
+    assert counted(manager.stats().refused) == {Refusal.JOIN: 8}
     await manager.stop()
 
 
@@ -209,7 +211,7 @@ async def test_that_of_the_connection_stands_in_for_that_of_the_manager():
     connection = await manager.connect(peer.websocket, "a", authorize_join=Says(YES))
     assert await manager.join_room(connection, "b")
     await refused(manager, Peer(), Refusal.JOIN, "a")
-    manager._admission._authorize_join = Says(YES)
+    manager._parts.admission._authorize_join = Says(YES)
     await refused(manager, Peer(), Refusal.JOIN, "a", authorize_join=Says(NO))
     await manager.stop()
 
@@ -243,7 +245,7 @@ async def test_a_connect_that_is_cancelled_while_the_app_is_asked_leaves_nothing
     with pytest.raises(asyncio.CancelledError):
         await connecting
     assert is_empty(manager)
-    assert not manager._admission._asking
+    assert not manager._parts.admission._asking
     assert peer.events == []
     await manager.stop()
 
@@ -332,7 +334,7 @@ async def test_a_limiter_that_fails_lets_through_and_is_logged_once_a_minute(cap
         assert await anext(messages) == str(number)
     [record] = caplog.records
     assert record.exc_info[0] is ConnectionError
-    assert manager.counters.rate_limited_messages == 0
+    assert manager.stats().dropped["rate_limited"] == 0
     await manager.stop()
 
 
@@ -432,7 +434,7 @@ async def test_a_connection_is_in_as_many_rooms_as_it_may_be():
         await manager.join_room(connection, "c")
     with pytest.raises(TooManyRooms):
         await manager.join_room(connection, "c", authorize=False)
-    assert manager.counters.refused == {Refusal.MAX_ROOMS: 2}
+    assert counted(manager.stats().refused) == {Refusal.MAX_ROOMS: 2}
     assert connection.rooms == {"a", "b"}
     assert "c" not in manager.active_rooms
     await manager.leave_room(connection, "a")
@@ -485,13 +487,13 @@ async def test_a_name_that_is_none_is_an_error_also_if_nobody_wants_to_join_and_
     _, connection = await connected(manager, "a")
     with pytest.raises(InvalidName):
         await manager.join_room(connection, "")
-    assert manager.counters.refused[Refusal.INVALID_NAME] == 1
+    assert manager.stats().refused[Refusal.INVALID_NAME] == 1
     manager.disconnect(connection)
     with pytest.raises(InvalidName):
         await manager.join_room(connection, "")
     with pytest.raises(InvalidName):
         await manager.join_room("nobody", "")
-    assert manager.counters.refused[Refusal.INVALID_NAME] == 1
+    assert manager.stats().refused[Refusal.INVALID_NAME] == 1
 
 
 async def test_a_name_that_is_no_text_is_the_apps_mistake(manager):
@@ -695,7 +697,7 @@ def test_what_nobody_knows_the_arguments_of_is_believed():
 async def test_a_handshake_cannot_be_checked_in_a_thread_which_is_said():
     manager = ConnectionManager()
     with pytest.raises(ConfigurationError, match="write `async def` for the dependency"):
-        await asyncio.to_thread(manager.check_handshake, Peer().websocket)
+        await asyncio.to_thread(sessions_of(manager).check_handshake, Peer().websocket)
 
 
 @pytest.mark.parametrize("end", ["client_state", "application_state"])
@@ -703,7 +705,7 @@ async def test_who_has_gone_is_not_refused_but_told_so(end):
     manager, peer = ConnectionManager(), Peer()
     setattr(peer.websocket, end, WebSocketState.DISCONNECTED)
     with pytest.raises(NotConnectedError):
-        manager.refuse_credentials(peer.websocket)
+        sessions_of(manager).refuse_credentials(peer.websocket, "Bearer")
 
 
 async def test_a_connection_that_is_forgotten_keeps_nothing_that_a_route_has_given_it():

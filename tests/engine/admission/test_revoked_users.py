@@ -287,10 +287,10 @@ async def test_what_is_kept_of_others_is_remembered_only_while_it_counts():
     manager = ConnectionManager(RoomsSettings(revocation_seconds=None))
     made = datetime.now(UTC)
     await manager.close_user("ann")
-    assert not manager._revocations.is_revoked("ann", made)
-    await manager._revocations.look_up("ann")
-    manager._revocations.apply_soon(["ann"])
-    await manager._revocations.stop()
+    assert not manager._parts.revoked.is_revoked("ann", made)
+    await manager._parts.revoked.look_up("ann")
+    manager._parts.revoked.apply_soon(["ann"])
+    await manager._parts.revoked.stop()
 
 
 async def test_who_is_missed_again_while_he_is_looked_up_is_looked_up_again(cluster, nodes):
@@ -306,10 +306,10 @@ async def test_who_is_missed_again_while_he_is_looked_up_is_looked_up_again(clus
         return values
 
     backend.peek = peek_slowly
-    there._revocations.apply_soon(["ann"])
+    there._parts.revoked.apply_soon(["ann"])
     await until(lambda: asked)
     await cluster.backends[0].put(revocation_key("ann"), Revocation(datetime.now(UTC), Close(4501)).encode(), 60)
-    there._revocations.apply_soon(["ann"])  # a second gap, which the first answer knows nothing of
+    there._parts.revoked.apply_soon(["ann"])  # a second gap, which the first answer knows nothing of
     answer.set()
     await until(lambda: not connection.is_open)
     assert len(asked) == 2
@@ -318,11 +318,11 @@ async def test_who_is_missed_again_while_he_is_looked_up_is_looked_up_again(clus
 async def test_an_older_one_that_others_keep_does_not_take_the_place_of_a_later_one(cluster, nodes):
     here, _ = nodes
     begun = datetime.now(UTC)
-    here._revocations.note("ann", Close(4501))
+    here._parts.revoked.note("ann", Close(4501))
     older = Revocation(begun - timedelta(seconds=5), Close(4000))
     await cluster.backends[1].put(revocation_key("ann"), older.encode(), 60)
-    await here._revocations.look_up("ann")
-    assert here._revocations.is_revoked("ann", begun)
+    await here._parts.revoked.look_up("ann")
+    assert here._parts.revoked.is_revoked("ann", begun)
 
 
 # With a store that does what a test tells it

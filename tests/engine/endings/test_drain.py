@@ -26,13 +26,13 @@ from fastapi_rooms.engine.endings.drain import ANSWER_SECONDS, BATCH_SECONDS, GR
 def batches_of(manager):
     """Note when connections are closed: (loop time, how many)."""
     batches = []
-    close = manager._drain._close
+    close = manager._parts.drain._close
 
     def note(outboxes, frame):
         batches.append((asyncio.get_running_loop().time(), len(outboxes)))
         return close(outboxes, frame)
 
-    manager._drain._close = note
+    manager._parts.drain._close = note
     return batches
 
 
@@ -123,7 +123,7 @@ def test_whose_handler_is_at_work_is_closed_last_and_gets_the_answer():
     """At the pace of all others, whether it comes to its end or not; a handler that has nothing in hand is no work."""
 
     async def answer_one(peer, connection, seconds):
-        messages = manager.messages(connection, str)
+        messages = connection.messages(str)
         peer.say("question")
         await anext(messages)
         await asyncio.sleep(seconds)
@@ -132,7 +132,7 @@ def test_whose_handler_is_at_work_is_closed_last_and_gets_the_answer():
             await anext(messages)  # and waits for the next
 
     async def push(peer, connection):
-        manager.messages(connection, str)
+        connection.messages(str)
         await asyncio.Event().wait()
 
     async def main():
@@ -167,7 +167,7 @@ def test_a_few_are_closed_at_once_and_the_drain_is_over_with_the_last(caplog, co
         manager = ConnectionManager()
         peers = [(await connected(manager))[0] for _ in range(count)]
         await manager.drain(3600)
-        assert manager.counters.restarted == count
+        assert manager.stats().closed["restart"] == count
         assert now() < 0.1
         assert [peer.close_codes for peer in peers] == [[1012]] * count
         assert said(caplog)[1] == f"drained: {count} connections closed, 0 of them aborted, in 0.0 s"
@@ -213,7 +213,7 @@ def test_who_does_not_read_is_aborted_when_the_time_is_up_and_the_others_are_not
         assert [wire.aborts for wire in mine] == [1, 0, 0]
         assert [len(wire.written) for wire in mine] == [0, 1, 1]
         assert [[int(close.code) for close in wire.closes] for wire in mine] == [[], [1012], [1012]]
-        assert (manager.counters.lost_messages, manager.counters.aborted) == (1, 1)
+        assert (manager.stats().dropped["lost"], manager.stats().closed["stalled"]) == (1, 1)
         assert said(caplog)[-1] == "drained: 3 connections closed, 1 of them aborted, in 5.0 s"
         await manager.stop()
         assert now() < 5.1, "nobody is left to wait for"
@@ -307,7 +307,7 @@ async def test_new_handshakes_are_refused_with_503_and_when_to_come_again(manage
         await manager.connect(accepted.websocket)
     assert closed.value.code == 1012
     assert peer.close_codes == [1012]
-    assert manager.counters.refused["draining"] == 2
+    assert manager.stats().refused["draining"] == 2
 
 
 @pytest.mark.parametrize("seconds", [0.2, 5])
@@ -432,7 +432,7 @@ def test_a_drain_whose_loop_died_is_waited_for_by_nobody():
         peers = [(await connected(manager))[0] for _ in range(2 * MIN_BATCH)]
         draining = asyncio.create_task(manager.drain(30))
         await until(lambda: peers[0].close_codes)
-        kept.append((draining, manager._drain._task))
+        kept.append((draining, manager._parts.drain._task))
 
     kept = []
     loop = asyncio.new_event_loop()
@@ -512,7 +512,7 @@ async def test_it_does_not_run_in_the_context_of_the_request_that_asked_for_it(m
         manager.disconnect(connection)
         return 1
 
-    manager._drain._close = close
+    manager._parts.drain._close = close
     request.set("of somebody")
     await manager.drain(1)
     assert seen == [None]
@@ -536,7 +536,7 @@ async def test_after_a_stop_that_was_cancelled_a_start_lets_people_in_again(mana
     await asyncio.wait([stopping])
     assert stopping.cancelled()
     assert manager.is_draining
-    assert manager.counters.restarted == len(peers), "what was done is counted"
+    assert manager.stats().closed["restart"] == len(peers), "what was done is counted"
     await manager.start()
     assert not manager.is_draining
     await connected(manager)

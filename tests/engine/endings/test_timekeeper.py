@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import counted
 
 from engine.fakes import Peer, connected, is_empty, run_clocked, ticks
 from fastapi_rooms.domain.errors import ConfigurationError
@@ -18,6 +19,7 @@ from fastapi_rooms.engine.admission.handshake_refused import HandshakeRefused
 from fastapi_rooms.engine.endings import timekeeper
 from fastapi_rooms.engine.endings.timekeeper import LONGEST_SECONDS, as_datetime
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.sessions import sessions_of
 
 EPOCH = 1_800_000_000.0
 """When the wall clock of these tests begins."""
@@ -60,7 +62,7 @@ async def expiring(manager, expires_at, **options):
 
 async def seconds_to_the_end(manager, connection) -> float:
     begin = asyncio.get_running_loop().time()
-    await manager.closed(connection)
+    await connection.wait_until_closed()
     return asyncio.get_running_loop().time() - begin
 
 
@@ -112,8 +114,8 @@ async def test_a_connection_is_closed_when_its_credentials_expire(wall):
     assert peer.close_codes == [4401]
     assert (connection.close_code, connection.close_reason) == (4401, "the login has expired")
     assert connection not in manager.get_room_members("a")
-    assert manager.counters.expired == 1
-    assert len(manager._lifecycle.timekeeper) == 0
+    assert manager.stats().closed["expired"] == 1
+    assert len(manager._parts.lifecycle.timekeeper) == 0
     assert forever.is_open
     await manager.stop()
 
@@ -127,13 +129,13 @@ async def test_refreshing_moves_the_end_both_ways_and_takes_it_away(wall):
     assert connection.is_open
     assert await manager.refresh(connection.connection_id, None) is True
     assert connection.expires_at is None
-    assert len(manager._lifecycle.timekeeper) == 0
+    assert len(manager._parts.lifecycle.timekeeper) == 0
     await asyncio.sleep(5000)
     assert connection.is_open
     assert await manager.refresh(connection.websocket, wall.in_seconds(100))
     assert await manager.refresh(connection, wall.in_seconds(20))
     assert await seconds_to_the_end(manager, connection) == pytest.approx(20, abs=0.1)
-    assert manager.counters.expired == 1
+    assert manager.stats().closed["expired"] == 1
     await manager.stop()
 
 
@@ -171,8 +173,8 @@ async def test_expired_credentials_do_not_connect(wall):
     with pytest.raises(ConfigurationError, match="no zone"):
         await expiring(manager, wall(2030, 1, 1))
     assert is_empty(manager)
-    assert manager.counters.refused == {Refusal.EXPIRED: 3}
-    assert manager.counters.expired == 0
+    assert counted(manager.stats().refused) == {Refusal.EXPIRED: 3}
+    assert manager.stats().closed["expired"] == 0
     await manager.stop()
 
 
@@ -197,7 +199,7 @@ async def test_a_wall_clock_that_is_set_back_gives_the_time_that_it_says(wall):
     await asyncio.sleep(50)
     wall.ahead = -200.0
     assert await seconds_to_the_end(manager, connection) == pytest.approx(250, abs=0.1)
-    assert manager.counters.expired == 1
+    assert manager.stats().closed["expired"] == 1
     await manager.stop()
 
 
@@ -225,7 +227,7 @@ async def test_who_says_nothing_in_time_is_closed():
     assert await seconds_to_the_end(manager, connection) == pytest.approx(20, abs=0.1)
     assert peer.close_codes == [4408]
     assert connection.close_reason == "no message came in time"
-    assert manager.counters.silent == 1
+    assert manager.stats().closed["silent"] == 1
     await manager.stop()
 
 
@@ -240,7 +242,7 @@ async def test_who_has_said_something_may_be_silent_until_it_was_connected_for_l
     assert await seconds_to_the_end(manager, connection) == pytest.approx(281, abs=0.1)
     assert peer.close_codes == [1000]
     assert connection.close_reason == "connected for long enough"
-    assert manager.counters.silent == 0
+    assert manager.stats().closed["silent"] == 0
     assert is_empty(manager)
     await manager.stop()
 
@@ -277,7 +279,7 @@ async def test_a_silent_client_is_pinged_and_closed_when_it_does_not_answer():
     assert peer.texts == [PING]
     assert peer.close_codes == [4408]
     assert connection.close_reason == "a ping message was not answered"
-    assert manager.counters.silent == 1
+    assert manager.stats().closed["silent"] == 1
     assert is_empty(manager)
     await manager.stop()
 
@@ -287,7 +289,7 @@ async def test_a_silent_client_is_pinged_and_closed_when_it_does_not_answer():
 async def test_a_client_that_answers_stays_whatever_it_says(answer):
     manager = ConnectionManager(RoomsSettings(**HEARTBEAT))
     peer, connection = await connected(manager)
-    messages = manager.messages(connection, Decoder(str | bytes))
+    messages = sessions_of(manager).received(connection, Decoder(str | bytes))
     receiving = asyncio.create_task(_collect(messages))
     for count in range(1, 6):
         await asyncio.sleep(35 if count == 1 else 40)
@@ -327,7 +329,7 @@ async def test_a_client_that_says_too_much_is_not_silent(monkeypatch):
         await asyncio.sleep(5)
         peer.say('{"type":"pong"}')
     assert connection.is_open
-    assert manager.counters.rate_limited_messages > 0
+    assert manager.stats().dropped["rate_limited"] > 0
     await manager.stop()
 
 
@@ -383,7 +385,7 @@ async def test_no_timer_outlives_its_connection(wall, end):
     manager = ConnectionManager(RoomsSettings(**LIMITS, **HEARTBEAT))
     peer, connection = await expiring(manager, wall.in_seconds(1000))
     connection.messages(str)
-    assert len(manager._lifecycle.timekeeper) == 1
+    assert len(manager._parts.lifecycle.timekeeper) == 1
     match end:
         case "close":
             await connection.close()
@@ -406,7 +408,7 @@ async def test_what_fires_when_a_connection_has_ended_does_nothing():
     manager = ConnectionManager(RoomsSettings(max_connection_seconds=5))
     peer, connection = await connected(manager)
     await connection.close(4000)
-    manager._lifecycle.timekeeper._on_old_age(connection)
+    manager._parts.lifecycle.timekeeper._on_old_age(connection)
     await ticks()
     assert peer.close_codes == [4000]
     await manager.stop()

@@ -9,6 +9,7 @@ from fastapi_rooms.domain.incoming import Decoder
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.inbound import reader as reader_module
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.sessions import sessions_of
 
 TOLD = '{"type":"error","code":"rate_limited"}'
 
@@ -33,7 +34,9 @@ class Client:
         self.got: list[str] = []
         self.go_on = asyncio.Event()  # cleared: the handler is busy
         self.go_on.set()
-        messages = connection.messages(str) if reading == "task" else manager.messages(connection, Decoder(str))
+        messages = (
+            connection.messages(str) if reading == "task" else sessions_of(manager).received(connection, Decoder(str))
+        )
         self.handler = asyncio.create_task(self._handle(messages))
 
     async def _handle(self, messages):
@@ -70,7 +73,7 @@ async def test_what_is_over_is_dropped_and_told_once(client_with, clock):
     await client.say(*"abcdefgh")
     assert client.got == list("abc")
     assert client.peer.texts == [TOLD]
-    counters = client.manager.counters
+    counters = client.manager._parts.counters.copy()
     assert (counters.received_messages, counters.rate_limited_messages) == (3, 5)
     clock.now += 0.15
     await client.say(*"ij")
@@ -95,7 +98,7 @@ async def test_who_goes_on_is_closed_at_the_hundredth(client_with, clock):
     assert client.peer.texts == [TOLD]
     assert client.peer.close_codes == [1008]
     assert client.connection.close_reason == "too many messages"
-    counters = client.manager.counters
+    counters = client.manager._parts.counters.copy()
     assert (counters.flooders, counters.rate_limited_messages) == (1, 100)
     assert is_empty(client.manager)
     await client.end()
@@ -130,7 +133,7 @@ async def test_who_keeps_to_the_rate_is_never_touched(client_with, clock):
         clock.now += 0.01
     assert len(client.got) == 500
     assert client.peer.texts == []
-    assert client.manager.counters.rate_limited_messages == 0
+    assert client.manager.stats().dropped["rate_limited"] == 0
     await client.end()
 
 
@@ -143,7 +146,7 @@ async def test_a_burst_that_waits_for_a_slow_handler_is_not_held_against_its_cli
     clock.now += 0.5
     client.go_on.set()
     await until(lambda: len(client.got) == 5)
-    assert client.manager.counters.rate_limited_messages == 0
+    assert client.manager.stats().dropped["rate_limited"] == 0
     await client.say("f")
     assert client.got == list("abcde"), "the time that the handler took earns nothing"
     assert client.peer.texts == [TOLD]
@@ -161,12 +164,12 @@ async def test_what_a_client_could_not_send_while_its_handler_was_slow_is_not_he
     for number in range(20):
         client.peer.say(str(number))
     await ticks()
-    assert client.manager.reader(client.connection).is_held_up
+    assert sessions_of(client.manager).reader(client.connection).is_held_up
     clock.now += 2.75  # after 0.75 s its bucket was full again
     client.go_on.set()
     await client.say()
     await until(lambda: len(client.got) == 3 + 4 + owed)
-    assert client.manager.counters.rate_limited_messages == 20 - 4 - owed
+    assert client.manager.stats().dropped["rate_limited"] == 20 - 4 - owed
     clock.now += 0.25
     await client.say("the", "usual")
     assert client.got[-1] == "the", "it is owed nothing any more"
@@ -186,8 +189,8 @@ async def test_what_floods_a_busy_handler_is_dropped_while_it_works(client_with,
     client.go_on.clear()
     await client.say("a", *["flood"] * 50)
     assert client.peer.texts == [TOLD]
-    assert client.manager.counters.rate_limited_messages == 49
-    assert client.manager.reader(client.connection).received == 51
+    assert client.manager.stats().dropped["rate_limited"] == 49
+    assert client.connection._reader.received == 51
     client.go_on.set()
     await until(lambda: client.got == ["a", "flood"])
     await client.end()
@@ -198,7 +201,7 @@ async def test_what_is_too_large_is_no_matter_of_rate(client_with, clock):
     await client.say("a", "large")
     await asyncio.wait_for(client.handler, 1)
     assert client.peer.close_codes == [1009]
-    assert client.manager.counters.rate_limited_messages == 0
+    assert client.manager.stats().dropped["rate_limited"] == 0
     await client.end()
 
 
@@ -241,9 +244,9 @@ async def test_what_the_app_does_not_allow_is_dropped_in_the_same_way(client_wit
     await ticks()
     assert client.got == list("ab")
     assert client.peer.texts == [TOLD]
-    counters = client.manager.counters
+    counters = client.manager._parts.counters.copy()
     assert (counters.received_messages, counters.rate_limited_messages) == (2, 2)
-    assert client.manager.reader(client.connection).received == 4, "each is one sign of life"
+    assert client.connection._reader.received == 4, "each is one sign of life"
     assert asked[1:] == [(client.connection, "message")] * 4
     await client.say(*["x"] * 97)
     assert client.connection.is_open
@@ -267,7 +270,7 @@ async def test_a_client_that_is_closed_while_it_is_told_gets_nothing_more(client
     client = await client_with(messages_per_second=1, messages_burst=1)
     client.peer.say("a")
     client.peer.say("b")
-    while not client.manager.counters.rate_limited_messages:
+    while not client.manager.stats().dropped["rate_limited"]:
         await asyncio.sleep(0)
     await client.connection.close(4000)
     await asyncio.wait_for(client.handler, 1)
@@ -281,12 +284,12 @@ async def test_a_client_that_floods_and_does_not_read_is_not_read_from_any_more(
     peer, connection = await connected(manager)
     peer.reads.clear()  # so that the close frame waits behind the first answer
     connection.messages(str)
-    task = manager.reader(connection).task
+    task = sessions_of(manager).reader(connection).task
     for number in range(200):
         peer.say(str(number))
     await asyncio.wait([task])
     assert not task.cancelled()
-    assert manager.counters.flooders == 1
+    assert manager.stats().closed["flooding"] == 1
     assert not connection.is_open
     assert peer._incoming.qsize() > 50, "the rest is left to the server"
     await manager.stop()
@@ -298,7 +301,7 @@ async def test_who_is_closed_for_something_else_and_floods_on_is_counted_once(en
     settings = RoomsSettings(messages_per_second=1, messages_burst=1, outbox_messages=2, wire="asgi")
     manager = ConnectionManager(settings)
     peer, connection = await connected(manager, "room")
-    manager.reader(connection).start()
+    sessions_of(manager).reader(connection).start()
     peer.reads.clear()  # so that the close frame does not get out
     if ended_by == "overflow":
         while connection.is_open:
@@ -314,9 +317,9 @@ async def test_who_is_closed_for_something_else_and_floods_on_is_counted_once(en
     await ticks()
     closed = {reason: count for reason, count in manager.stats().closed.items() if count}
     assert closed == ({"slow_consumer": 1} if ended_by == "overflow" else {})
-    assert manager.counters.received_messages == manager.counters.rate_limited_messages == 0
+    assert manager.stats().received_messages == manager.stats().dropped["rate_limited"] == 0
     peer.go()
-    await until(lambda: not manager._readers.tasks)
+    await until(lambda: not manager._parts.readers.tasks)
     peer.reads.set()
     await manager.stop()
 
@@ -340,9 +343,9 @@ async def test_a_client_above_its_rate_and_above_that_of_the_app_is_one_flooder(
     handling = asyncio.create_task(handle())
     for _ in range(reader_module.MAX_DROPPED):
         peer.say("x")
-    await until(lambda: manager.counters.rate_limited_messages == reader_module.MAX_DROPPED - 1)
+    await until(lambda: manager.stats().dropped["rate_limited"] == reader_module.MAX_DROPPED - 1)
     peer.say("x")
     gate.set()
     await handling
-    assert manager.counters.flooders == 1
+    assert manager.stats().closed["flooding"] == 1
     await manager.stop()

@@ -10,6 +10,7 @@ from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.incoming import Decoder
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.sessions import sessions_of
 
 
 async def collect(connection, message_type):
@@ -44,7 +45,7 @@ async def test_what_does_not_fit_is_answered_and_skipped(manager):
     await ticks()
     [answer] = peer.texts
     assert answer.startswith('{"type":"error","code":"invalid_message","errors":[{"type":"json_invalid"')
-    assert manager.counters.invalid_messages == 1
+    assert manager.stats().dropped["invalid"] == 1
 
 
 async def test_too_many_invalid_messages_in_a_row_end_the_connection():
@@ -53,11 +54,11 @@ async def test_too_many_invalid_messages_in_a_row_end_the_connection():
     for message in ("x", "x", "1", '{"type":"pong"}', "x", "x", '{"type":"ping"}', "x", "x", "x", "2"):
         peer.say(message)
     assert await collect(connection, int) == [1]
-    await manager.closed(connection)
+    await connection.wait_until_closed()
     assert peer.close_codes == [1007]
     assert peer.texts.count('{"type":"pong"}') == 1
-    assert manager.counters.invalid_messages == 7
-    assert manager.counters.unreadable == 1
+    assert manager.stats().dropped["invalid"] == 7
+    assert manager.stats().closed["invalid_data"] == 1
     await manager.stop()
 
 
@@ -90,9 +91,9 @@ async def test_a_message_that_is_too_large_closes_the_client():
     peer.say("ü" * 6)
     with pytest.raises(StopAsyncIteration):
         await anext(messages)
-    await manager.closed(connection)
+    await connection.wait_until_closed()
     assert peer.close_codes == [1009]
-    assert manager.counters.oversized_messages == 1
+    assert manager.stats().dropped["oversized"] == 1
     await manager.stop()
 
 
@@ -104,11 +105,11 @@ def test_a_client_that_is_closed_for_what_it_sent_is_forgotten_though_it_takes_n
         peer.reads.clear()
         connection.messages(str)
         peer.say("large")
-        await until(lambda: not manager._readers.tasks, pause=0.1)
+        await until(lambda: not manager._parts.readers.tasks, pause=0.1)
         assert is_empty(manager)
         assert manager.disconnect(connection) is None, "the reader was the last to know"
         assert not peer.transport.aborted
-        await manager.closed(connection)
+        await connection.wait_until_closed()
         assert peer.transport.aborted
 
     run_clocked(main)
@@ -119,7 +120,7 @@ async def test_a_text_that_no_utf8_can_carry_is_measured_and_refused(manager):
     peer.say("\ud800")
     peer.say("1")
     assert await anext(connection.messages(int)) == 1
-    assert manager.counters.invalid_messages == 1
+    assert manager.stats().dropped["invalid"] == 1
 
 
 def test_a_client_that_sends_faster_than_its_handler_works_is_closed_when_its_time_is_up():
@@ -135,9 +136,9 @@ def test_a_client_that_sends_faster_than_its_handler_works_is_closed_when_its_ti
         assert await anext(messages) == "1"  # which gives it more time
         await asyncio.sleep(4.5)
         assert connection.is_open
-        await manager.closed(connection)
+        await connection.wait_until_closed()
         assert peer.close_codes == [1013]
-        assert manager.counters.full_inboxes == 1
+        assert manager.stats().closed["full_inbox"] == 1
         assert await anext(messages, "the end") == "the end"
         await manager.stop()
 
@@ -178,7 +179,7 @@ READINGS = pytest.mark.parametrize("reading", ["inline", "task"])
 
 
 def received(manager, connection, reading):
-    return connection.messages(str) if reading == "task" else manager.messages(connection, Decoder(str))
+    return connection.messages(str) if reading == "task" else sessions_of(manager).received(connection, Decoder(str))
 
 
 @READINGS
@@ -197,7 +198,7 @@ async def test_who_is_closed_while_the_limiter_is_asked_has_no_message_handled(r
     await manager.close_user("ann", 4501)
     guard.answers.set()
     assert await asyncio.wait_for(waiting, 1) == "the end"
-    assert (manager.counters.received_messages, manager.counters.rate_limited_messages) == (0, 0)
+    assert (manager.stats().received_messages, manager.stats().dropped["rate_limited"]) == (0, 0)
     await manager.stop()
 
 
@@ -214,14 +215,14 @@ async def test_a_message_about_which_the_limiter_is_asked_survives_a_cancelled_w
     await until(lambda: guard.asked)
     if is_gone:
         peer.go()
-        await until(lambda: manager.reader(connection).has_ended)
+        await until(lambda: sessions_of(manager).reader(connection).has_ended)
     waiting.cancel()
     await asyncio.wait([waiting])
     assert waiting.cancelled()
     guard.answers.set()
     async with asyncio.timeout(1):
         assert [await anext(messages), await anext(messages)] == ["one", "two"]
-    assert manager.counters.received_messages == 2
+    assert manager.stats().received_messages == 2
     await manager.stop()
 
 
@@ -278,7 +279,7 @@ async def test_who_waits_for_a_message_is_released_by_the_end(manager, how):
 async def test_a_client_is_read_from_until_its_close_frame_is_out_so_that_its_end_is_seen(manager):
     peer, connection = await connected(manager)
     connection.messages(str)
-    reader = manager.reader(connection)
+    reader = sessions_of(manager).reader(connection)
     peer.reads.clear()
     await connection.close(4000)
     await ticks()
@@ -292,7 +293,7 @@ async def test_a_client_is_read_from_until_its_close_frame_is_out_so_that_its_en
 async def test_a_connection_that_is_forgotten_is_not_read_from_though_it_still_has_something_to_take(manager):
     peer, connection = await connected(manager)
     connection.messages(str)
-    reader = manager.reader(connection)
+    reader = sessions_of(manager).reader(connection)
     peer.reads.clear()
     await connection.send("last words")
     await ticks()
@@ -318,7 +319,7 @@ async def test_a_reader_that_fails_closes_the_client_and_is_logged(manager, capl
 
     peer.websocket._receive = fail
     assert await collect(connection, str) == []
-    await manager.closed(connection)
+    await connection.wait_until_closed()
     assert peer.close_codes == [1011]
     [record] = caplog.records
     assert record.exc_info[0] is RuntimeError
@@ -327,8 +328,8 @@ async def test_a_reader_that_fails_closes_the_client_and_is_logged(manager, capl
 async def test_the_end_calls_back_once(manager):
     peer, connection = await connected(manager)
     calls = []
-    reader = manager.reader(connection)
-    assert manager.reader(connection) is reader
+    reader = sessions_of(manager).reader(connection)
+    assert sessions_of(manager).reader(connection) is reader
     reader.start()
     reader.call_at_end(lambda: calls.append("replaced"))
     reader.call_at_end(lambda: calls.append("in time"))

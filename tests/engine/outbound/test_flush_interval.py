@@ -218,7 +218,7 @@ def test_the_end_of_a_manager_loses_nothing_and_does_not_wait_for_the_interval()
         assert asyncio.get_running_loop().time() < 1
         assert [peer.texts for peer in peers] == [["message 0", "message 1", "message 2"]] * 30
         assert [peer.close_codes for peer in peers] == [[1012]] * 30
-        assert manager.counters.lost_messages == 0
+        assert manager.stats().dropped["lost"] == 0
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run_clocked(main)

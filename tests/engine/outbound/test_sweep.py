@@ -267,8 +267,8 @@ def test_a_manager_looks_at_each_connection_in_each_sweep(seconds):
         for _ in range(50):
             await connected(manager)
         looked_at = []
-        look_at = manager._flusher._look_at
-        manager._flusher._look_at = lambda outbox, now: looked_at.append(outbox) or look_at(outbox, now)
+        look_at = manager._parts.flusher._look_at
+        manager._parts.flusher._look_at = lambda outbox, now: looked_at.append(outbox) or look_at(outbox, now)
         await asyncio.sleep(seconds + 0.5)
         assert len(looked_at) == 50 * seconds
         assert len(set(looked_at)) == 50

@@ -1,0 +1,36 @@
+"""What a manager of many nodes does in the middle of a connection's life."""
+
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+
+from fastapi_rooms.domain.connection import Connection
+from fastapi_rooms.domain.envelope import Target
+from fastapi_rooms.domain.registry import Left
+
+
+@dataclass(frozen=True, slots=True)
+class ManyNodes:
+    """How this node stands to the others."""
+
+    follow: Callable[[Collection[Target]], Awaitable[None]]
+    """Waits until this node hears what others send to rooms and users that have connections here."""
+    unfollow: Callable[[Left | None], None]
+    """Stops hearing about what has no connections here any more."""
+    recheck: Callable[[Connection], Awaitable[None]]
+    """Looks again, when nothing is missed any more, whether a user may come in. Raises `HandshakeRefused` if not."""
+
+
+async def _follow_nobody(targets: Collection[Target]) -> None:
+    pass
+
+
+def _unfollow_nobody(left: Left | None) -> None:
+    pass
+
+
+async def _know_all(connection: Connection) -> None:
+    pass
+
+
+ONE_NODE = ManyNodes(_follow_nobody, _unfollow_nobody, _know_all)
+"""There are no others: nothing is missed."""

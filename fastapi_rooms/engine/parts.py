@@ -1,0 +1,92 @@
+"""What a manager is made of, put together once."""
+
+import asyncio
+from typing import TypeVar
+
+from fastapi_rooms.domain.close_codes import CloseCode
+from fastapi_rooms.domain.counters import Counters
+from fastapi_rooms.domain.envelope import EVERYBODY
+from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.domain.messages import Close
+from fastapi_rooms.domain.registry import Registry
+from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.admission.admission import Admission, AuthorizeJoin, Limiter
+from fastapi_rooms.engine.admission.revoked_users import RevokedUsers
+from fastapi_rooms.engine.delivery import Delivery
+from fastapi_rooms.engine.endings.drain import Drain
+from fastapi_rooms.engine.entrance import Entrance
+from fastapi_rooms.engine.hooks import Announcer, Hooks
+from fastapi_rooms.engine.inbound.reader import Readers
+from fastapi_rooms.engine.lifecycle import Lifecycle
+from fastapi_rooms.engine.many_nodes import ManyNodes
+from fastapi_rooms.engine.membership import Membership
+from fastapi_rooms.tasks import end_tasks
+
+T = TypeVar("T")
+
+
+class Parts:
+    """The owners of all facts of a node. None of them knows the manager.
+
+    Args:
+        settings: Limits and policies; None: the defaults.
+        authorize_join: The app's word on joins.
+        limiter: The app's word on everything else.
+        hooks: What the app wants to be told; None: nothing.
+        nodes: How this node stands to the others.
+
+    Raises:
+        ConfigurationError: One of them is something else.
+    """
+
+    def __init__(
+        self,
+        settings: RoomsSettings | None,
+        authorize_join: AuthorizeJoin | None,
+        limiter: Limiter | None,
+        hooks: Hooks | None,
+        nodes: ManyNodes,
+    ) -> None:
+        settings = _checked("settings", RoomsSettings, settings, "settings=RoomsSettings(...)") or RoomsSettings()
+        hooks = _checked("hooks", Hooks, hooks, "hooks=Hooks(connected=...)") or Hooks()
+        self.settings = settings
+        self.hooks = hooks
+        self.announcer = Announcer()
+        self.counters = Counters()
+        self.registry = Registry()
+        self.lifecycle = Lifecycle(settings, self.counters, self.registry, hooks, self.announcer, nodes)
+        self.flusher = self.lifecycle.flusher
+        self.revoked = RevokedUsers(
+            settings.revocation_seconds, settings.probe_interval, self.registry, self.lifecycle.close
+        )
+        self.delivery = Delivery(self.counters, self.registry, self.lifecycle, hooks, self.announcer)
+        self.drain = Drain(settings, self.counters, self.registry, self.flusher, self.delivery.close)
+        self.admission = Admission(
+            settings,
+            self.counters,
+            self.registry,
+            hooks,
+            self.announcer,
+            authorize_join,
+            limiter,
+            self.drain.seconds_left,
+        )
+        self.entrance = Entrance(self.admission, self.revoked, self.lifecycle)
+        self.membership = Membership(self.registry, self.admission, hooks, self.announcer, nodes)
+        self.readers = Readers(settings, self.counters, None if limiter is None else self.admission.ask_limiter)
+
+    async def end_everybody(self) -> None:
+        """Close who is left with 1012, wait for their outboxes, then for the app's hooks; nobody is let in any more."""
+        await self.drain.interrupt(self.settings.send_timeout)  # who came now would go without a close frame
+        left = self.registry.outboxes(EVERYBODY)
+        self.counters.restarted += self.delivery.close(left, Close(CloseCode.SERVICE_RESTART))
+        await asyncio.sleep(0)  # the close frames of those who are not behind go out now
+        await self.flusher.settle(self.settings.send_timeout)
+        await end_tasks(self.readers.tasks)
+        await self.announcer.finish(self.settings.disconnect_grace)  # while the other nodes can still be told
+
+
+def _checked(name: str, kind: type[T], value: T | None, example: str) -> T | None:
+    if value is None or isinstance(value, kind):
+        return value
+    raise ConfigurationError(f"{name} takes {kind.__name__}, not {type(value).__name__}: write {example}")
