@@ -1,11 +1,12 @@
 """What publishers do, without doing it: one core for those who await and for those who block.
 
-Each call is a generator of steps, and whoever drives it
+A call is a generator of steps. Whoever drives it
 
-- does one step after the other, and begins with the first at once: there the message is checked and encoded, and it is
-  noted where in a trace the caller is;
-- throws in the `BackendUnavailable` with which a step has failed. What the generator lets out is the caller's;
-- drops it with any other exception, such as a cancellation. Nothing is cleaned up, so it does not matter when it goes.
+- asks for the first step at the call: on the way there the message is checked and encoded, and the trace of the caller
+  is taken;
+- does one step after the other, and throws in the `BackendUnavailable` of a step that failed. The generator decides
+  whether there is another step; what it raises is what the caller gets;
+- drops it after any other exception, such as a cancellation. It holds nothing that must be released.
 """
 
 from collections.abc import Generator
@@ -36,7 +37,7 @@ class Keep(NamedTuple):
 
 
 Step = Keep | Envelope
-"""An envelope is to be published."""
+"""What is to be done; an envelope is to be published."""
 
 Steps = Generator[Step, None, None]
 
@@ -49,7 +50,7 @@ class Publications:
         has_store: Whether there is a place for what is kept. Otherwise nothing is.
 
     Attributes:
-        origin: As what the publisher is known to the nodes.
+        origin: The `node_id` under which the publisher publishes.
     """
 
     def __init__(self, settings: RoomsSettings, *, has_store: bool = True) -> None:
@@ -73,7 +74,8 @@ class Publications:
     def close_user(self, user_id: str, code: int, reason: str) -> Steps:
         """Close all connections of a user.
 
-        It is kept before it is told: who begins to listen in between would miss both otherwise.
+        It is kept before it is told: otherwise a node that begins to listen in between would miss both. If both fail,
+        what is raised is why it was not told.
         """
         target, revocation = user_target(user_id), Revocation(datetime.now(UTC), Close(code, reason))
         envelope = self._envelope(target, revocation.close)

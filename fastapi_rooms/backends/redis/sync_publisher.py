@@ -70,12 +70,7 @@ class SyncPublisher:
             client.close()
 
     def broadcast(self, message: Any, message_type: MessageType | str | None = None) -> None:
-        """Send to everybody.
-
-        Raises:
-            MessageError: The message cannot be encoded, or is too large.
-            BackendUnavailable: Redis did not take it in time; nobody knows whether it arrived.
-        """
+        """Send to everybody. Raises as `Publisher.broadcast` does."""
         self._carry_out(self._publications.broadcast(message, message_type))
 
     def broadcast_to_room(self, room: str, message: Any, message_type: MessageType | str | None = None) -> None:
@@ -89,11 +84,7 @@ class SyncPublisher:
     def close_user(self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close all connections of a user, behind what was sent to them before.
 
-        It is also kept for `revocation_seconds`, for nodes that are cut off.
-
-        Raises:
-            ConfigurationError: The code may not be sent.
-            BackendUnavailable: Redis did not take it in time.
+        It is also kept for `revocation_seconds`, for nodes that are cut off. Raises as `Publisher.close_user` does.
         """
         self._carry_out(self._publications.close_user(user_id, code, reason))
 
