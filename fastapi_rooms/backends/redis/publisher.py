@@ -1,23 +1,19 @@
 """For code that is no web process: a worker, a cron job, a script."""
 
 import asyncio
-from collections.abc import Awaitable
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
-from uuid import uuid4
 
 from fastapi_rooms.backends.contract import Backend, SupportsStore
+from fastapi_rooms.backends.publications import ADVICE, NOT_TOLD, Keep, Publications, Step, Steps
 from fastapi_rooms.backends.redis.backend import RedisBackend
 from fastapi_rooms.backends.redis.places import Source
 from fastapi_rooms.domain.backend_state import BackendStatus, Gap
 from fastapi_rooms.domain.close_codes import CloseCode
-from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, check_size, room_target, user_target
+from fastapi_rooms.domain.envelope import Envelope
 from fastapi_rooms.domain.errors import BackendUnavailable
-from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
-from fastapi_rooms.domain.revocation import Revocation, revocation_key
+from fastapi_rooms.domain.messages import MessageType
 from fastapi_rooms.domain.settings import RoomsSettings
-from fastapi_rooms.telemetry.caller_trace import CallerTrace
 
 
 class _Deaf:
@@ -52,8 +48,8 @@ class Publisher:
     def __init__(self, redis_url: Source | Backend, *, settings: RoomsSettings | None = None) -> None:
         self._settings = settings if settings is not None else RoomsSettings()
         self._backend = redis_url if isinstance(redis_url, Backend) else RedisBackend(redis_url, self._settings)
-        self._id = uuid4().hex
-        self._caller_trace = CallerTrace()
+        self._store = self._backend if isinstance(self._backend, SupportsStore) else None  # None: it has none
+        self._publications = Publications(self._settings, has_store=self._store is not None)
         self._loop: asyncio.AbstractEventLoop | None = None  # on which it was last used; None: it was not yet
         self._changing: asyncio.Lock  # set by the first start or stop on a loop; held while it starts or stops
         self._is_started = False  # on that loop
@@ -89,7 +85,7 @@ class Publisher:
             if self._failure is not None and self._failure is not failed_before:
                 raise BackendUnavailable(*self._failure.args)  # somebody has tried while this call waited
             try:
-                await self._backend.start(self._id, _Deaf(), required=True)
+                await self._backend.start(self._publications.origin, _Deaf(), required=True)
             except BackendUnavailable as error:
                 # The backend's advice is for nodes, which can begin without Redis.
                 reason = error.__cause__ or f"no answer within {self._settings.publish_timeout:g} s"
@@ -110,15 +106,15 @@ class Publisher:
             MessageError: The message cannot be encoded, or is too large.
             BackendUnavailable: Redis did not take it in time; nobody knows whether it arrived.
         """
-        await self._publish(EVERYBODY, encode(message, message_type))
+        await self._carry_out(self._publications.broadcast(message, message_type))
 
     async def broadcast_to_room(self, room: str, message: Any, message_type: MessageType | str | None = None) -> None:
         """Send to the members of a room. Raises as `broadcast` does."""
-        await self._publish(room_target(room), encode(message, message_type))
+        await self._carry_out(self._publications.broadcast_to_room(room, message, message_type))
 
     async def send_to_user(self, user_id: str, message: Any, message_type: MessageType | str | None = None) -> None:
         """Send to all connections of a user. Raises as `broadcast` does."""
-        await self._publish(user_target(user_id), encode(message, message_type))
+        await self._carry_out(self._publications.send_to_user(user_id, message, message_type))
 
     async def close_user(self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close all connections of a user, behind what was sent to them before.
@@ -129,18 +125,7 @@ class Publisher:
             ConfigurationError: The code may not be sent.
             BackendUnavailable: Redis did not take it in time.
         """
-        target, revocation = user_target(user_id), Revocation(datetime.now(UTC), Close(code, reason))
-        seconds = self._settings.revocation_seconds
-        failure: BackendUnavailable | None = None
-        if seconds is not None and isinstance(self._backend, SupportsStore):
-            try:
-                await self.start()
-                await self._tell(self._backend.put(revocation_key(user_id), revocation.encode(), seconds))
-            except BackendUnavailable as error:
-                failure = error
-        await self._publish(target, revocation.close)  # those who hear are told, although others are not
-        if failure is not None:
-            raise failure
+        await self._carry_out(self._publications.close_user(user_id, code, reason))
 
     def _lock(self) -> asyncio.Lock:
         loop = asyncio.get_running_loop()
@@ -148,16 +133,24 @@ class Publisher:
             self._loop, self._changing, self._is_started = loop, asyncio.Lock(), False
         return self._changing
 
-    async def _publish(self, target: Target, content: Message | Close) -> None:
-        envelope = Envelope(self._id, target, content, trace=self._caller_trace.get())
-        check_size(envelope, self._settings.max_envelope_bytes)
-        await self.start()
-        await self._tell(self._backend.publish(envelope))
+    async def _carry_out(self, steps: Steps) -> None:
+        step = next(steps, None)
+        while step is not None:
+            try:
+                await self._do(step)
+            except BackendUnavailable as error:
+                step = steps.throw(error)
+            else:
+                step = next(steps, None)
 
-    async def _tell(self, told: Awaitable[object]) -> None:
+    async def _do(self, step: Step) -> None:
+        await self.start()
+        if isinstance(step, Keep):
+            assert self._store is not None, "nothing is to be kept where there is no place for it"
+            told = self._store.put(step.key, step.value, step.seconds)
+        else:
+            told = self._backend.publish(step)
         try:
             await told
         except BackendUnavailable as error:
-            raise BackendUnavailable(
-                f"the nodes were not told, or not for certain: {error}. Send again later"
-            ) from error
+            raise BackendUnavailable(f"{NOT_TOLD}: {error}{ADVICE}") from error

@@ -1,11 +1,9 @@
 """`Publisher` for code without an event loop."""
 
-from datetime import UTC, datetime
 from math import ceil
 from threading import Lock
 from types import TracebackType
 from typing import Any, Self
-from uuid import uuid4
 
 import redis
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
@@ -14,16 +12,14 @@ from redis.cluster import ClusterNode
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from fastapi_rooms.backends.publications import ADVICE, NOT_TOLD, Keep, Publications, Step, Steps
 from fastapi_rooms.backends.redis.channels import Channels
 from fastapi_rooms.backends.redis.dialing import Server, unavailable
 from fastapi_rooms.backends.redis.places import ClusterSeeds, Place, SentinelMaster, Source, locate
 from fastapi_rooms.domain.close_codes import CloseCode
-from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, check_size, room_target, user_target
 from fastapi_rooms.domain.errors import BackendUnavailable
-from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
-from fastapi_rooms.domain.revocation import Revocation, revocation_key
+from fastapi_rooms.domain.messages import MessageType
 from fastapi_rooms.domain.settings import RoomsSettings
-from fastapi_rooms.telemetry.caller_trace import CallerTrace
 
 # Who does not say which library it is has two answers less to wait for.
 _NAMELESS = {"driver_info": None} if hasattr(redis, "driver_info") else {"lib_name": None, "lib_version": None}
@@ -51,8 +47,7 @@ class SyncPublisher:
         self._settings = settings if settings is not None else RoomsSettings()
         self._place = locate(redis_url, self._settings.publish_timeout)
         self._channels = Channels(self._settings.key_prefix)
-        self._id = uuid4().hex
-        self._caller_trace = CallerTrace()
+        self._publications = Publications(self._settings)
         self._word = "SPUBLISH" if isinstance(self._place, ClusterSeeds) else "PUBLISH"
         self._client: Any = None  # made at the first call: a cluster is asked for its table then
         self._adopting = Lock()  # held while a client is taken into use
@@ -75,55 +70,46 @@ class SyncPublisher:
             client.close()
 
     def broadcast(self, message: Any, message_type: MessageType | str | None = None) -> None:
-        """Send to everybody.
-
-        Raises:
-            MessageError: The message cannot be encoded, or is too large.
-            BackendUnavailable: Redis did not take it in time; nobody knows whether it arrived.
-        """
-        self._publish(EVERYBODY, encode(message, message_type))
+        """Send to everybody. Raises as `Publisher.broadcast` does."""
+        self._carry_out(self._publications.broadcast(message, message_type))
 
     def broadcast_to_room(self, room: str, message: Any, message_type: MessageType | str | None = None) -> None:
         """Send to the members of a room. Raises as `broadcast` does."""
-        self._publish(room_target(room), encode(message, message_type))
+        self._carry_out(self._publications.broadcast_to_room(room, message, message_type))
 
     def send_to_user(self, user_id: str, message: Any, message_type: MessageType | str | None = None) -> None:
         """Send to all connections of a user. Raises as `broadcast` does."""
-        self._publish(user_target(user_id), encode(message, message_type))
+        self._carry_out(self._publications.send_to_user(user_id, message, message_type))
 
     def close_user(self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close all connections of a user, behind what was sent to them before.
 
-        It is also kept for `revocation_seconds`, for nodes that are cut off.
-
-        Raises:
-            ConfigurationError: The code may not be sent.
-            BackendUnavailable: Redis did not take it in time.
+        It is also kept for `revocation_seconds`, for nodes that are cut off. Raises as `Publisher.close_user` does.
         """
-        target, revocation = user_target(user_id), Revocation(datetime.now(UTC), Close(code, reason))
-        seconds = self._settings.revocation_seconds
-        failure: BackendUnavailable | None = None
-        if seconds is not None:
-            key, milliseconds = self._channels.of_key(revocation_key(user_id)), ceil(seconds * 1000)
-            try:
-                self._tell("SET", key, revocation.encode(), "PX", milliseconds)
-            except BackendUnavailable as error:
-                failure = error
-        self._publish(target, revocation.close)  # those who hear are told, although others are not
-        if failure is not None:
-            raise failure
+        self._carry_out(self._publications.close_user(user_id, code, reason))
 
-    def _publish(self, target: Target, content: Message | Close) -> None:
-        envelope = Envelope(self._id, target, content, trace=self._caller_trace.get())
-        check_size(envelope, self._settings.max_envelope_bytes)
-        self._tell(self._word, self._channels.of(target), envelope.encode())
+    def _carry_out(self, steps: Steps) -> None:
+        step = next(steps, None)
+        while step is not None:
+            try:
+                self._do(step)
+            except BackendUnavailable as error:
+                step = steps.throw(error)
+            else:
+                step = next(steps, None)
+
+    def _do(self, step: Step) -> None:
+        if isinstance(step, Keep):
+            key = self._channels.of_key(step.key)
+            self._tell("SET", key, step.value, "PX", ceil(step.seconds * 1000))
+        else:
+            self._tell(self._word, self._channels.of(step.target), step.encode())
 
     def _tell(self, *command: Any) -> None:
         try:
             self._connected_client().execute_command(*command)
         except Exception as error:  # noqa: BLE001 - redis-py raises anything when it is closed meanwhile
-            told = f"the nodes were not told, or not for certain: Redis at {self._place}"
-            failure = unavailable(told, error, ". Send again later")
+            failure = unavailable(f"{NOT_TOLD}: Redis at {self._place}", error, ADVICE)
         else:
             return
         raise failure
