@@ -129,7 +129,9 @@ class PublishLine(SupervisedConnection):
         command = self._unanswered.popleft()
         if not isinstance(reply, ResponseError):
             command.succeed(reply)
-        elif self._on_error is None or not self._on_error(command, reply):
+            return
+        is_taken_care_of = self._on_error is not None and self._on_error(command, reply)
+        if not is_taken_care_of:
             command.fail(BackendUnavailable(f"Redis refused {command.words[0].decode()}: {reply}"))
 
     async def _write(self, connection: AbstractConnection) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from math import ceil
 from typing import TypeVar, cast
 
-from fastapi_rooms.backends.redis.routes import Routes
+from fastapi_rooms.backends.redis.topology import Topology
 
 T = TypeVar("T")
 
@@ -17,22 +17,22 @@ COMMANDS_PER_BATCH = 500
 """How many commands of one `peek` are under way at once. What others publish meanwhile waits for no more than these."""
 
 
-def put(routes: Routes, key: bytes, value: bytes, seconds: float) -> asyncio.Future[object]:
+def put(topology: Topology, key: bytes, value: bytes, seconds: float) -> asyncio.Future[object]:
     """Keep a value for so long."""
-    return routes.send(b"SET", key, value, b"PX", b"%d" % ceil(seconds * 1000))
+    return topology.send(b"SET", key, value, b"PX", b"%d" % ceil(seconds * 1000))
 
 
-async def take(routes: Routes, key: bytes) -> bytes | None:
+async def take(topology: Topology, key: bytes) -> bytes | None:
     """Return a value and forget it."""
-    return cast("bytes | None", await routes.send(b"GETDEL", key))
+    return cast("bytes | None", await topology.send(b"GETDEL", key))
 
 
-async def peek(routes: Routes, keys: Sequence[bytes]) -> list[bytes | None]:
+async def peek(topology: Topology, keys: Sequence[bytes]) -> list[bytes | None]:
     """Return the values of keys, in their order."""
-    commands = list(_batches(keys, routes.keys_per_command))
+    commands = list(_batches(keys, topology.keys_per_command))
     values: list[bytes | None] = []
     for batch in _batches(commands, COMMANDS_PER_BATCH):
-        for answer in await asyncio.gather(*(routes.send(b"MGET", *command) for command in batch)):
+        for answer in await asyncio.gather(*(topology.send(b"MGET", *command) for command in batch)):
             values += cast("list[bytes | None]", answer)
     return values
 

@@ -10,7 +10,7 @@ from fastapi_rooms.backends.redis.places import OneServer, SentinelMaster
 from fastapi_rooms.domain.errors import BackendUnavailable
 
 
-class Listening(Protocol):
+class TopologyOwner(Protocol):
     """What routes tell the backend. Nothing of it may block or raise."""
 
     def on_health(self) -> None:
@@ -26,7 +26,7 @@ class Listening(Protocol):
         ...
 
 
-class Routes(Protocol):
+class Topology(Protocol):
     """Links to one server or to many."""
 
     keys_per_command: int
@@ -90,9 +90,9 @@ class OneLink(LinkOwner):
     keys_per_command = 500  # more in one piece would keep the server from others for too long
 
     def __init__(
-        self, place: OneServer | SentinelMaster, pace: Pace, listening: Listening, probe_channel: bytes
+        self, place: OneServer | SentinelMaster, pace: Pace, owner: TopologyOwner, probe_channel: bytes
     ) -> None:
-        self._listening = listening
+        self._owner = owner
         self._probe_channel = probe_channel
         is_replaced = place.is_replaced if isinstance(place, SentinelMaster) else None
         self._link = Link(str(place), place.dial, pace, self, probe_channel, is_replaced=is_replaced)
@@ -150,12 +150,12 @@ class OneLink(LinkOwner):
 
     def on_health(self, link: Link) -> None:  # noqa: ARG002 - there is only one
         """Pass it on."""
-        self._listening.on_health()
+        self._owner.on_health()
 
     def on_message(self, channel: bytes, payload: bytes) -> None:
         """Pass it on."""
-        self._listening.on_message(channel, payload)
+        self._owner.on_message(channel, payload)
 
     def on_repaired(self, link: Link, since: datetime) -> None:
         """Pass it on, with all that is listened to."""
-        self._listening.on_repaired(since, link.listener.wanted - {self._probe_channel})
+        self._owner.on_repaired(since, link.listener.wanted - {self._probe_channel})
