@@ -30,7 +30,7 @@ class RedisBackend:
     """Carries envelopes by Redis pub/sub; in a Redis Cluster by sharded pub/sub. See `Backend` and `SupportsStore`.
 
     Args:
-        source: A URL, or a ready client of `redis.asyncio`, of which only address, credentials and TLS are used.
+        source: A URL or a ready client of redis-py. Of the client, only address, credentials and TLS are used.
         settings: `key_prefix`, `publish_timeout`, `probe_interval` and `max_envelope_bytes` are used.
 
     Raises:
@@ -43,10 +43,10 @@ class RedisBackend:
         self._channels = Channels(self._settings.key_prefix)
         self._targets: dict[bytes, Target] = {}  # what is wanted, by channel
         self._topology: Topology | None = None  # None: not started, or stopped
-        self._retired: Topology | None = None  # being stopped, or left so by a stop that was cancelled
+        self._retired: Topology | None = None  # it is being stopped, or a stop was cancelled before it was done
         self._loop: asyncio.AbstractEventLoop  # set by start
         self._receiver: Receiver  # set by start
-        self._origin = b""  # set by start: the node's id, to know its own envelopes
+        self._origin = b""  # set by start: the id of the node, by which it knows its own envelopes
         self._own_channels = b""  # set by start: what the channels for probes begin with
         self._connected = False
         self._degraded_since: datetime | None = datetime.now(UTC)
@@ -79,7 +79,7 @@ class RedisBackend:
         if self._topology is not None:
             if self._loop is loop:
                 return
-            await self._hang_up(self._topology)  # what is left of a loop that ended without a stop
+            await self._hang_up(self._topology)  # its loop ended without a stop
         await self._end_retired()
         self._loop = loop
         self._origin, self._receiver = bytes.fromhex(node_id), receiver
@@ -97,7 +97,7 @@ class RedisBackend:
                 logger.debug("%s did not answer in time", self._place)
             self._check_start(topology, required=required)
         except BaseException:
-            await self._hang_up(topology)  # does not wait for what is under way, as `stop` does
+            await self._hang_up(topology)  # unlike `stop`, it does not wait for what is under way
             raise
 
     def _check_start(self, topology: Topology, *, required: bool) -> None:
@@ -130,7 +130,7 @@ class RedisBackend:
             return failed
         future = self._topology.publish(self._channels.of(envelope.target), envelope.encode())
         if future.done():
-            self._count(future)  # whoever awaits it goes on within this tick
+            self._count(future)  # now: whoever awaits it goes on within this tick
         else:
             future.add_done_callback(self._count)
         return future
@@ -266,7 +266,7 @@ class _Confirmations:
 
 
 def _stopped() -> asyncio.Future[object]:
-    """Return what becomes of what is sent while nothing is started."""
+    """Return the future of whatever is sent while nothing is started: it has failed."""
     failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
     failed.set_exception(BackendUnavailable(STOPPED))
     return failed

@@ -1,4 +1,4 @@
-"""The way through a Redis Cluster: one link per shard, channels moved between them as the cluster moves their slots.
+"""A Redis Cluster: one link per shard. Channels move from link to link as the cluster moves their slots.
 
 With sharded pub/sub a room is one channel, a channel lies in one slot, and one shard serves a slot. A slot that moves
 takes its channels along. Redis tells a listener by a `sunsubscribe` that nobody asked for, and a publisher by `MOVED`,
@@ -72,7 +72,7 @@ class ClusterLinks(ShardOwner):
 
     @property
     def probe_seconds(self) -> float | None:
-        """How long the last probe of the slowest link took; None: none was heard yet."""
+        """How long the last probe of the slowest link took, in seconds; None: none was heard yet."""
         heard = [link.probe_seconds for link in self._links.values() if link.probe_seconds is not None]
         return max(heard, default=None)
 
@@ -92,7 +92,7 @@ class ClusterLinks(ShardOwner):
         self._unheard.stop()
 
     async def decided(self) -> None:
-        """Wait until the first attempt has succeeded or failed everywhere."""
+        """Wait until the first attempt to connect has succeeded or failed at every shard."""
         await self._keeper.asked()
         for link in list(self._links.values()):
             await link.decided()

@@ -57,9 +57,9 @@ class Pace:
     """How long a link waits, in seconds."""
 
     timeout: float
-    """For an answer, and for the probe to be heard."""
+    """How long for an answer, and for the probe to be heard."""
     probe_interval: float
-    """Between two probes."""
+    """How long between two probes."""
 
 
 class LinkOwner(Protocol):
@@ -192,7 +192,7 @@ class Link:
         await self.listener.stop()
 
     async def decided(self) -> None:
-        """Wait until the first attempt has succeeded or failed."""
+        """Wait until the link is not undecided any more."""
         await self._decided.wait()
 
     def publish(self, channel: bytes, payload: bytes) -> asyncio.Future[object]:
@@ -265,7 +265,7 @@ class Link:
         """Publish to a channel of our own, and wait until it is heard.
 
         Raises:
-            BackendUnavailable: It was not, in time, or the server is not what it should be.
+            BackendUnavailable: It was not heard in time, or the server is not the master.
         """
         loop = asyncio.get_running_loop()
         self._token = str(int(self._token) + 1).encode()
@@ -304,7 +304,7 @@ class Link:
         now = asyncio.get_running_loop().time()
         latest = self._probe_due + MAX_BACKLOG_TIMEOUTS * self._pace.timeout
         if self._probe_due - LOOK_AGAIN_SECONDS < now < latest and self.listener.is_behind:
-            # What it reads has arrived before the probe. To hang up would lose what is still unread.
+            # What it reads has arrived before the probe. Whoever hangs up now loses what is still unread.
             return now + LOOK_AGAIN_SECONDS
         return self._probe_due
 

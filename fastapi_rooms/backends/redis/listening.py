@@ -52,14 +52,14 @@ _ELSEWHERE = (AskError, ClusterDownError, TryAgainError)  # MovedError is an Ask
 
 @dataclass(frozen=True, slots=True)
 class Sharded:
-    """Sharded channels are listened to, and these are called."""
+    """What a listener to sharded channels calls."""
 
     on_moved: Callable[[], object]
-    """Redis will not have one of the channels here."""
+    """Another server may have one of the channels that are wanted."""
     on_confirmed: Callable[[bytes], object]
     """A channel that is wanted is heard."""
     on_taken: Callable[[bytes], object] = lambda _: None
-    """Redis took a channel away that is wanted and was heard: its slot belongs to another server now, or did."""
+    """Redis took away a channel that is wanted: its slot moved to another server, and may be back by now."""
 
 
 class Listener(SupervisedConnection):
@@ -68,10 +68,10 @@ class Listener(SupervisedConnection):
     Args:
         name: What its task is called.
         dial: Makes a fresh connection.
-        on_change: Called when a connection was made or lost, and when all that is wanted is heard again after that.
-        timeout: How long Redis may take to confirm, in seconds; after that the connection is ended.
-        on_message: Called with channel and payload; must not raise.
-        sharded: Given, sharded channels are used.
+        on_change: Called when a connection was made or lost, and when all channels that were behind have caught up.
+        timeout: How long Redis may take to confirm, in seconds. After that the connection is ended.
+        on_message: Called with channel and payload. Must not raise.
+        sharded: What to call. If it is given, the channels are sharded ones.
     """
 
     def __init__(
@@ -93,12 +93,12 @@ class Listener(SupervisedConnection):
         self._batch = 1 if sharded else BATCH  # channels in one command have to share a slot
         self._wanted: set[bytes] = set()
         self._confirmed: set[bytes] = set()
-        self._changed: dict[bytes, None] = {}  # to be looked at by the writer, in this order
+        self._changed: dict[bytes, None] = {}  # the writer will look at these, in this order
         self._under_way: deque[set[bytes]] = deque()  # per command, oldest first: what is not answered
         self._busy: set[bytes] = set()  # all channels in `_under_way`
         self._waiting: dict[bytes, asyncio.Future[None]] = {}  # somebody waits for the confirmation
         self._is_doubted = False  # set by `doubt`, until the next proof
-        self._progress = 0.0  # when Redis last confirmed something, or began to owe it
+        self._progress = 0.0  # when Redis last answered, or began to owe an answer
         self._alarm = Alarm(self._due, self._on_alarm)
 
     @property

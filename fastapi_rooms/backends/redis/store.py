@@ -1,7 +1,8 @@
 """What nodes share for a time, as keys of Redis with a time to live. See `SupportsStore`.
 
-The commands go by the publishing line, and so does their fate: each is sent once, in order, and has an answer or
-`BackendUnavailable` by the deadline. `GETDEL` is what makes one of two takers the only one; Redis has it since 6.2.
+The commands go by the publishing line, as publishes do: each is sent once, in order, and has an answer or
+`BackendUnavailable` by the deadline. Because of `GETDEL`, which Redis has since 6.2, only one of two takers gets the
+value.
 """
 
 import asyncio
@@ -14,11 +15,11 @@ from fastapi_rooms.backends.redis.topology import Topology
 T = TypeVar("T")
 
 COMMANDS_PER_BATCH = 500
-"""How many commands of one `peek` are under way at once. What others publish meanwhile waits for no more than these."""
+"""How many commands of one `peek` are under way at once. A publish waits for these at most."""
 
 
 def put(topology: Topology, key: bytes, value: bytes, seconds: float) -> asyncio.Future[object]:
-    """Keep a value for so long."""
+    """Keep a value for a time, in seconds."""
     return topology.send(b"SET", key, value, b"PX", b"%d" % ceil(seconds * 1000))
 
 

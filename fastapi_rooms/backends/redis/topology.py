@@ -1,4 +1,4 @@
-"""The way from a channel to the server that carries it, as the backend sees it."""
+"""What the backend sees of Redis: one thing to publish to and to hear from, be it one server or many."""
 
 import asyncio
 from collections.abc import Collection, Iterable
@@ -11,7 +11,7 @@ from fastapi_rooms.domain.errors import BackendUnavailable
 
 
 class TopologyOwner(Protocol):
-    """What routes tell the backend. Nothing of it may block or raise."""
+    """What a topology tells the backend. Nothing of it may block or raise."""
 
     def on_health(self) -> None:
         """Take note that `is_healthy` may have changed."""
@@ -27,14 +27,14 @@ class TopologyOwner(Protocol):
 
 
 class Topology(Protocol):
-    """Links to one server or to many."""
+    """Finds the server of each channel and key, and has the links to all of them."""
 
     keys_per_command: int
-    """How many keys one command may name, so that one server has them all."""
+    """How many keys one command may name. One server has to have them all."""
 
     @property
     def is_healthy(self) -> bool:
-        """Whether every link is."""
+        """Whether every link is healthy."""
         ...
 
     @property
@@ -44,7 +44,7 @@ class Topology(Protocol):
 
     @property
     def probe_seconds(self) -> float | None:
-        """How long the last probe took, of many links the slowest; None: none was heard yet."""
+        """How long the last probe took, in seconds; with many links that of the slowest. None: none was heard yet."""
         ...
 
     def start(self) -> None:
@@ -56,7 +56,7 @@ class Topology(Protocol):
         ...
 
     async def decided(self) -> None:
-        """Wait until the first attempt has succeeded or failed."""
+        """Wait until the first attempt to connect has succeeded or failed."""
         ...
 
     async def flush(self) -> None:
@@ -85,7 +85,7 @@ class Topology(Protocol):
 
 
 class OneLink(LinkOwner):
-    """Everything goes to one server."""
+    """The topology of one server: everything goes there. See `Topology`."""
 
     keys_per_command = 500  # more in one piece would keep the server from others for too long
 
@@ -121,7 +121,7 @@ class OneLink(LinkOwner):
         await self._link.stop()
 
     async def decided(self) -> None:
-        """Wait until the first attempt has succeeded or failed."""
+        """Wait until the first attempt to connect has succeeded or failed."""
         await self._link.decided()
 
     async def flush(self) -> None:
