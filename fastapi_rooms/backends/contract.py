@@ -8,7 +8,7 @@ from fastapi_rooms.domain.envelope import Envelope, Target
 
 
 class Receiver(Protocol):
-    """What a backend calls at its node, on the loop in which it was started. Neither call blocks or raises."""
+    """What a backend calls at its node, on the loop on which it was started. Neither call blocks or raises."""
 
     def receive(self, envelope: Envelope) -> None:
         """Take an envelope that another node published."""
@@ -21,25 +21,25 @@ class Receiver(Protocol):
 
 @runtime_checkable
 class Backend(Protocol):
-    """Carries envelopes between nodes, each at most once, those of one node to one target in order.
+    """Carries envelopes between nodes, each at most once. Those of one node to one target arrive in order.
 
     **Publish reaches every node that is subscribed except the one that published; the manager delivers locally.**
 
-    While the broker is away it is *degraded*: `publish` fails, the awaitable of `subscribe` is ready at once, and when
-    the broker is back everything that is still wanted is subscribed again, and a `Gap` reported. Neither a dead broker
-    nor anything that arrives ever ends a backend.
+    While the broker is away the backend is *degraded*: `publish` fails, and the awaitable of `subscribe` is ready at
+    once. When the broker is back, everything that is still wanted is subscribed again, and a `Gap` is reported. Neither
+    a dead broker nor anything that arrives ever ends a backend.
     """
 
     @property
     def status(self) -> BackendStatus:
-        """The state as far as this node knows; never asks."""
+        """The state as far as this node knows. Never asks the broker."""
         ...
 
     async def start(self, node_id: str, receiver: Receiver, *, required: bool = False) -> None:
-        """Connect, or begin degraded; returns within a deadline of the backend's own. Idempotent.
+        """Connect, or begin degraded. Returns within a deadline of the backend's own. Idempotent.
 
         Raises:
-            BackendUnavailable: It is `required`, and not connected by then. Nothing is left running.
+            BackendUnavailable: The broker is `required`, and was not there by the deadline. Nothing is left running.
         """
         ...
 
@@ -48,10 +48,10 @@ class Backend(Protocol):
         ...
 
     def publish(self, envelope: Envelope) -> Awaitable[object]:
-        """Send an envelope to the nodes subscribed to its target; it takes its place in the order at the call.
+        """Send an envelope to the nodes subscribed to its target. It takes its place in the order at the call.
 
         A target of kind CONNECTION reaches those subscribed to everybody. The awaitable raises `BackendUnavailable` if
-        it failed or was not confirmed in time; it is never sent again. Cancelling it does not take the envelope back.
+        it failed or was not confirmed in time. No envelope is sent twice. Cancelling does not take it back.
         """
         ...
 
@@ -59,7 +59,7 @@ class Backend(Protocol):
         """Want these from now on. Idempotent.
 
         The awaitable is ready when the broker has confirmed them all, or when the backend is degraded. Cancelling it
-        changes nothing of what is wanted.
+        does not change what is wanted.
         """
         ...
 
@@ -70,22 +70,23 @@ class Backend(Protocol):
 
 @runtime_checkable
 class SupportsStore(Protocol):
-    """What a backend may have beside that: small values that all nodes share for a time. Whoever needs it asks once.
+    """What a backend may have beside that: small values that all nodes share for a time.
 
-    Not a database: a broker that fails over or is emptied may lose what was put, and bring back what was taken.
+    Whoever needs it checks once whether the backend has it. It is no database: a broker that fails over or is emptied
+    may lose what was put, and bring back what was taken.
 
-    Nothing is tried a second time here. A caller may repeat `put` and `peek`, but not `take`: the answer that was lost
-    may have been the value. Cancelling a call takes nothing back.
+    Nothing is tried a second time here. A caller may repeat `put` and `peek`, but not `take`: the lost answer may have
+    been the value. Cancelling a call takes nothing back.
 
     All raise `BackendUnavailable` while the broker is away, and when it does not answer within the time that a publish
-    has. Then nobody knows whether `put` and `take` have happened.
+    has. Then nobody knows whether `put` or `take` has happened.
     """
 
     def put(self, key: str, value: bytes, seconds: float) -> Awaitable[object]:
-        """Keep a value for so long, more than 0, in place of the one that the key had.
+        """Keep a value for a time, in seconds and more than 0, in place of the one that the key had.
 
-        `async`, or better a function that sends it at once and returns what tells its fate, as `publish` does: then
-        nothing that is published afterwards overtakes it. It fails by what it returns, never at the call.
+        May be `async`. Better is a function that sends the value at the call and returns an awaitable, as `publish`
+        does: nothing that is published afterwards overtakes the value then. What it returns may fail, the call never.
         """
         ...
 
@@ -99,6 +100,6 @@ class SupportsStore(Protocol):
     async def peek(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values of any number of keys, in their order, and leave them where they are.
 
-        Asks in batches, each of which has the time that a publish has. It is no snapshot.
+        Asks in batches. Each batch has the time that a publish has. The values are no snapshot.
         """
         ...

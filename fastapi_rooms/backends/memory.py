@@ -1,8 +1,8 @@
-"""The backend in memory: several nodes in one process, each on an event loop and a thread of its own if it likes.
+"""The backend in memory: several nodes in one process. Each may have an event loop and a thread of its own.
 
-For tests, and the simplest example of a backend. What crosses the hub crosses as bytes and without the publisher's
-context variables, as it would on a network. What was published before a node was cut off still reaches it, so that what
-it misses lies exactly within its gap.
+It is for tests, and the simplest example of a backend. Envelopes cross the hub as bytes and without the publisher's
+context variables, as they would on a network. What was published before a node was cut off still reaches the node, so
+what it misses lies exactly within its gap.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ class LocalStore:
     """A `SupportsStore` in this process. Thread-safe; never waits and never fails.
 
     Args:
-        max_values: How many values it may keep; beyond that the one that was put first is forgotten.
+        max_values: How many values it may keep. One more, and the value that was put first is forgotten.
         clock: Tells the time in seconds, and never goes back.
     """
 
@@ -60,7 +60,7 @@ class Hub:
     """The broker in memory: takes what one node publishes to the loops of the others. Thread-safe.
 
     Args:
-        clock: Tells in seconds for how long values have been kept.
+        clock: Tells the time in seconds, and never goes back.
 
     Attributes:
         lock: Held while anything about the hub or one of its backends is read or changed.
@@ -70,13 +70,13 @@ class Hub:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.lock = threading.Lock()
         self.store = LocalStore(clock=clock)
-        self._nodes: dict[MemoryBackend, None] = {}  # started and not stopped, first come first
+        self._nodes: dict[MemoryBackend, None] = {}  # started and not stopped, in the order of their starts
 
     def __repr__(self) -> str:
         return f"<Hub nodes={len(self._nodes)}>"
 
     def cut(self, backend: "MemoryBackend") -> None:
-        """Cut a backend off, running or not: it hears and reaches nobody until it is restored. Idempotent.
+        """Cut a backend off, whether it runs or not. It hears and reaches nobody until it is restored. Idempotent.
 
         Raises:
             ConfigurationError: It belongs to another hub.
@@ -86,7 +86,7 @@ class Hub:
             backend.on_cut()
 
     def restore(self, backend: "MemoryBackend") -> None:
-        """Let a backend hear and reach the others again; if it is running, it reports a gap. Idempotent.
+        """Let a backend hear and reach the others again. If it is running, it reports a gap. Idempotent.
 
         Raises:
             ConfigurationError: It belongs to another hub.
@@ -186,7 +186,7 @@ class MemoryBackend:
     def publish(self, envelope: Envelope) -> Awaitable[None]:
         """See `Backend.publish`. May be called from any thread."""
         data = envelope.encode()
-        # Connections are reached through those who hear everybody.
+        # Nobody knows where a connection is, so all who hear everybody are reached.
         target = EVERYBODY if envelope.target.kind is TargetKind.CONNECTION else envelope.target
         with self.hub.lock:
             if self._degraded_since is not None:
@@ -226,7 +226,7 @@ class MemoryBackend:
         self._degrade()
 
     def on_restored(self) -> None:
-        """Take note that this node is cut off no more."""
+        """Take note that this node is not cut off any more."""
         was_cut, self._is_cut = self._is_cut, False
         life, since = self._life, self._degraded_since
         if not was_cut or life is None or since is None:
@@ -238,7 +238,7 @@ class MemoryBackend:
         self._call(life, self._report, Gap(since, datetime.now(UTC), frozenset(self._wanted)))
 
     def on_published(self, target: Target, data: bytes) -> None:
-        """Take an envelope to the loop of this node, if it is meant."""
+        """Take an envelope to the loop of this node, if the node wants to hear it."""
         life = self._life
         if life is not None and not self._is_cut and target in self._wanted and not is_from(data, life.node_id):
             self._call(life, self._hear, target, data)
@@ -296,7 +296,7 @@ class MemoryBackend:
 
 
 class _Ready:
-    """An awaitable that is ready at once, and asks for nothing if nobody awaits it."""
+    """An awaitable that is ready at once. Unlike a coroutine, it may be left without being awaited."""
 
     __slots__ = ("_error",)
 

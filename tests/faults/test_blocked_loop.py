@@ -15,7 +15,7 @@ BLOCKED = (PUBLISH_DEADLINE + 0.02, 3.0)
 
 async def block(manager, seconds):
     """Stand still just after a probe, a publish and a subscription began, with the answers unread."""
-    link = manager._backend._routes._link
+    link = manager._backend._topology._link
     link._changed.set()
     while link._probe is None:
         await asyncio.sleep(0)

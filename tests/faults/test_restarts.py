@@ -66,13 +66,14 @@ def what_is_held(nodes, broker):
 
 def is_at_rest(node):
     """Whether nothing is noted that is only needed on the way."""
-    link = node.manager._backend._routes._link
+    link = node.manager._backend._topology._link
     listener, line = link.listener, link.line
     passing = (
         listener._changed,
         listener._under_way,
         listener._busy,
-        listener._catching_up,
+        listener.lapses._catching_up,
+        listener.lapses._late,
         listener._waiting,
         line._unanswered,
         line._unwritten,
@@ -85,7 +86,7 @@ async def check_rest(nodes, broker):
     assert broker.channels() == expected(nodes)
     for node in nodes:
         backend = node.manager._backend
-        wanted = backend._routes._link.listener._wanted
+        wanted = backend._topology._link.listener._wanted
         own = f"rooms:node:{node.manager.node_id}:0"
         assert {channel.decode() for channel in wanted} == expected([node])
         assert {channel.decode() for channel in backend._targets} == expected([node]) - {own}

@@ -6,7 +6,7 @@ import contextlib
 import pytest
 
 from fastapi_rooms import BackendUnavailable
-from fastapi_rooms.backends.redis import cluster
+from fastapi_rooms.backends.redis import table
 from fastapi_rooms.backends.redis.places import locate
 
 
@@ -68,4 +68,4 @@ async def test_a_server_that_knows_no_cluster_says_so(answer, error):
     async with server({"CLUSTER": answer}) as port:
         (seed,) = locate(f"redis+cluster://127.0.0.1:{port}", 2.0).servers
         with pytest.raises(BackendUnavailable, match=error):
-            await cluster._ask_for_table(seed)
+            await table.ask_for_table(seed)

@@ -16,6 +16,7 @@ from fastapi_rooms.backends.redis.link import Pace
 from fastapi_rooms.backends.redis.places import locate
 from fastapi_rooms.backends.redis.publishing import Command
 from fastapi_rooms.backends.redis.slots import SLOTS, SlotTable, slot_of
+from fastapi_rooms.backends.redis.unheard import REPORT_SECONDS
 
 SERVERS = [("127.0.0.1", port) for port in (7001, 7002, 7003)]
 CHANNELS = [b"one", b"two"]
@@ -147,9 +148,13 @@ class Scene:
             answer.append([number, number, [host.encode(), port]])
         for channel, (host, port) in view.items():
             answer.append([slot_of(channel), slot_of(channel), [host.encode(), port]])
-        self.links._table = SlotTable()
-        self.links._table.replace(answer, server)
-        self.links._apply_table()
+        self.tell(answer, server)
+
+    def tell(self, answer, server=SERVERS[0]):
+        """Have a server tell who has which slot."""
+        table = SlotTable()
+        table.replace(answer, server)
+        self.links._take_table(table)
 
     def publish(self, channel):
         number = len(self.told)
@@ -373,8 +378,7 @@ async def test_what_is_held_for_a_slot_that_nobody_has_any_more_fails(scene):
     move(scene, b"one")
     scene.answer(scene.pair[0])
     scene.publish(b"one")
-    scene.links._table = SlotTable()
-    scene.links._apply_table()
+    scene.tell([])
     await scene.drain()
     for _, _, future in scene.told:
         with pytest.raises(BackendUnavailable, match="no server of the cluster is known to have slot"):
@@ -390,7 +394,7 @@ async def test_what_was_not_sent_to_another_server_fails(scene, error):
     one, _ = scene.pair
     command = one.line.make(b"SPUBLISH", b"one", b"0")
     assert not scene.links.on_refused(one, command, error)
-    assert scene.links._stale.is_set(), "the table is asked for"
+    assert scene.links._keeper._is_stale.is_set(), "the table is asked for"
 
 
 async def test_a_server_that_does_not_know_the_name_of_another_means_its_own_host(scene):
@@ -428,8 +432,7 @@ async def test_a_link_that_leaves_waits_for_its_answers(scene):
     told[0].cancel()
     move(scene, b"one", SERVERS[1])
     move(scene, b"two", SERVERS[1])
-    scene.links._table.replace([[0, SLOTS - 1, [b"127.0.0.1", 7002]]], SERVERS[1])
-    scene.links._apply_table()
+    scene.tell([[0, SLOTS - 1, [b"127.0.0.1", 7002]]])
     await asyncio.sleep(0)
     assert not one.is_stopped
     flushing = asyncio.ensure_future(scene.links.flush())
@@ -443,8 +446,7 @@ async def test_a_link_that_leaves_waits_for_its_answers(scene):
 async def test_a_link_that_leaves_is_stopped_with_the_others(scene):
     one, _ = scene.pair
     told = scene.publish(b"one")
-    scene.links._table.replace([[0, SLOTS - 1, [b"127.0.0.1", 7002]]], SERVERS[1])
-    scene.links._apply_table()
+    scene.tell([[0, SLOTS - 1, [b"127.0.0.1", 7002]]])
     await asyncio.sleep(0)
     await scene.links.stop()
     assert one.is_stopped
@@ -497,8 +499,7 @@ async def test_who_joins_does_not_wait_for_a_server_that_is_lost_nor_for_nobody(
     scene.links.on_health(one)
     assert first.done()
     (second,) = scene.links.want([b"two"])
-    scene.links._table = SlotTable()
-    scene.links._apply_table()
+    scene.tell([])
     assert second.done()
     assert scene.links.want([b"one"]) == []
 
@@ -540,7 +541,7 @@ async def test_channels_that_moved_are_reported_together_each_since_it_was_heard
     await until(lambda: scene.listening.repaired)
     assert scene.listening.repaired == [(one.heard_since, set(CHANNELS))]
     scene.links.on_confirmed(b"one")
-    assert scene.links._report_timer is None, "it did not move"
+    assert scene.links._unheard._report_timer is None, "it did not move"
 
 
 async def test_a_channel_whose_slot_comes_back_before_anybody_looked_is_reported(scene):
@@ -560,7 +561,7 @@ async def test_what_is_not_wanted_any_more_is_not_reported(scene):
     scene.links.on_taken(one, b"one")
     scene.links.on_confirmed(b"one")
     scene.links.unwant([b"one"])
-    await until(lambda: scene.links._report_timer is None)
+    await until(lambda: scene.links._unheard._report_timer is None)
     scene.links.on_repaired(two, datetime.now(UTC) - timedelta(seconds=1))
     assert scene.listening.repaired == []
 
@@ -571,7 +572,7 @@ async def test_nothing_is_reported_after_the_end(scene):
     scene.links.on_taken(one, b"one")
     scene.links.on_confirmed(b"one")
     await scene.links.stop()
-    await asyncio.sleep(cluster.REPORT_SECONDS * 1.5)
+    await asyncio.sleep(REPORT_SECONDS * 1.5)
     assert scene.listening.repaired == []
 
 

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 
 LATE_SECONDS = 0.1
-"""A timer that fires this much late tells that the loop was blocked, and that nothing was read meanwhile."""
+"""When a timer fires this much late, the loop was blocked, and nothing was read meanwhile."""
 GRACE_SECONDS = 0.05
-"""What the loop has for reading what has arrived, between a first look at what is due and the ringing."""
+"""How long the loop may read what has arrived, between the first look at what is due and the ringing."""
 MAX_GRACES = 10
 
 
@@ -14,8 +14,9 @@ class Alarm:
     """Rings when something is due that has not happened.
 
     Args:
-        due: When it is due, in the loop's time; None while nothing is. May move later at any time without a word.
-        ring: What is then done.
+        due: Returns when something is due, in the loop's time; None if nothing is. It may return a later time than
+            before without telling the alarm.
+        ring: Called when something is overdue.
     """
 
     def __init__(self, due: Callable[[], float | None], ring: Callable[[], object]) -> None:
@@ -25,12 +26,12 @@ class Alarm:
         self._graces = 0  # given since it was armed; 0: the first look is still to come
 
     def set(self) -> None:
-        """Look at what is due; cheap if it has been set before."""
+        """Begin to watch what is due. Costs next to nothing if it is watched already."""
         if self._timer is None:
             self._arm()
 
     def stop(self) -> None:
-        """Ring no more, until it is set again."""
+        """Do not ring until it is set again."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -39,7 +40,7 @@ class Alarm:
         self._graces = 0
         due = self._due()
         if due is not None:
-            # Early: a loop that was blocked until just after that would find something due and unread alike.
+            # The first look is early: after a block, something may be due and its answer be there unread.
             self._look_at(due - GRACE_SECONDS)
 
     def _look_at(self, when: float) -> None:
@@ -52,7 +53,7 @@ class Alarm:
         if due is None or now < due - GRACE_SECONDS:
             self._arm()
         elif self._graces == 0 or (now - expected > LATE_SECONDS and self._graces <= MAX_GRACES):
-            # What has arrived meanwhile is read now.
+            # Before the next look the loop reads what has arrived.
             self._graces += 1
             self._look_at(max(due, now + GRACE_SECONDS))
         elif now < due:

@@ -1,4 +1,4 @@
-"""Asking servers that all know the answer."""
+"""Asking several servers of which each knows the answer."""
 
 import asyncio
 from collections import deque
@@ -11,13 +11,14 @@ from fastapi_rooms.tasks import end_tasks
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 0.2
-"""How long one server may take before the next is asked, too. The first one may still answer."""
+"""How long one server may take before the next is asked as well. The answer of the first one still counts."""
 
 
 async def first_answer(questions: Iterable[Coroutine[Any, Any, T]]) -> T:
-    """Ask one after the other, the next as soon as one has failed or lets wait, and return the first answer.
+    """Ask one after the other, and return the first answer.
 
-    A server that is gone without a word thus costs a moment, and not the time that all of them have.
+    The next one is asked as soon as one has failed, or has not answered for a moment. So a server that is gone without
+    a word costs that moment, and not its whole time-out.
 
     Raises:
         BackendUnavailable: Nobody has answered; it says why.

@@ -13,7 +13,7 @@ from fastapi_rooms.backends.redis.channels import Channels
 from fastapi_rooms.backends.redis.cluster import ClusterLinks
 from fastapi_rooms.backends.redis.link import Pace
 from fastapi_rooms.backends.redis.places import ClusterSeeds, Source, locate
-from fastapi_rooms.backends.redis.routes import OneLink, Routes
+from fastapi_rooms.backends.redis.topology import OneLink, Topology
 from fastapi_rooms.domain.backend_state import BackendStatus, Gap
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, TargetKind, UndecodableError, decode, is_from
 from fastapi_rooms.domain.errors import BackendUnavailable
@@ -30,7 +30,7 @@ class RedisBackend:
     """Carries envelopes by Redis pub/sub; in a Redis Cluster by sharded pub/sub. See `Backend` and `SupportsStore`.
 
     Args:
-        source: A URL, or a ready client of `redis.asyncio`, of which only address, credentials and TLS are used.
+        source: A URL or a ready client of redis-py. Of the client, only address, credentials and TLS are used.
         settings: `key_prefix`, `publish_timeout`, `probe_interval` and `max_envelope_bytes` are used.
 
     Raises:
@@ -42,11 +42,11 @@ class RedisBackend:
         self._place = locate(source, self._settings.publish_timeout)
         self._channels = Channels(self._settings.key_prefix)
         self._targets: dict[bytes, Target] = {}  # what is wanted, by channel
-        self._routes: Routes | None = None  # None: not started, or stopped
-        self._retired: Routes | None = None  # being stopped, or left so by a stop that was cancelled
+        self._topology: Topology | None = None  # None: not started, or stopped
+        self._retired: Topology | None = None  # it is being stopped, or a stop was cancelled before it was done
         self._loop: asyncio.AbstractEventLoop  # set by start
         self._receiver: Receiver  # set by start
-        self._origin = b""  # set by start: the node's id, to know its own envelopes
+        self._origin = b""  # set by start: the id of the node, by which it knows its own envelopes
         self._own_channels = b""  # set by start: what the channels for probes begin with
         self._connected = False
         self._degraded_since: datetime | None = datetime.now(UTC)
@@ -70,65 +70,67 @@ class RedisBackend:
             gaps=self._gaps,
             undelivered=self._undelivered,
             undecodable=self._undecodable,
-            probe_seconds=None if self._routes is None else self._routes.probe_seconds,
+            probe_seconds=None if self._topology is None else self._topology.probe_seconds,
         )
 
     async def start(self, node_id: str, receiver: Receiver, *, required: bool = False) -> None:
         """See `Backend.start`; waits at most `publish_timeout` for Redis."""
         loop = asyncio.get_running_loop()
-        if self._routes is not None:
+        if self._topology is not None:
             if self._loop is loop:
                 return
-            await self._hang_up(self._routes)  # what is left of a loop that ended without a stop
+            await self._hang_up(self._topology)  # its loop ended without a stop
         await self._end_retired()
         self._loop = loop
         self._origin, self._receiver = bytes.fromhex(node_id), receiver
         self._own_channels = self._channels.all_of_node(node_id)
         self._was_connected = False
         pace = Pace(self._settings.publish_timeout, self._settings.probe_interval)
-        routes = self._routes = self._make_routes(node_id, pace)
-        routes.want(self._targets)
-        routes.start()
+        topology = self._topology = self._make_topology(node_id, pace)
+        topology.want(self._targets)
+        topology.start()
         try:
             try:
                 async with asyncio.timeout(pace.timeout):
-                    await routes.decided()
+                    await topology.decided()
             except TimeoutError:
                 logger.debug("%s did not answer in time", self._place)
-            self._check_start(routes, required=required)
+            self._check_start(topology, required=required)
         except BaseException:
-            await self._hang_up(routes)  # does not wait for what is under way, as `stop` does
+            await self._hang_up(topology)  # unlike `stop`, it does not wait for what is under way
             raise
 
-    def _check_start(self, routes: Routes, *, required: bool) -> None:
+    def _check_start(self, topology: Topology, *, required: bool) -> None:
         if self._connected:
             return
         if required:
             raise BackendUnavailable(
                 f"Redis ({self._place}) was not there within {self._settings.publish_timeout:g} s: "
-                f"{routes.last_error or 'no answer'}. Mend that, or start with required=False, which connects when it "
-                "can"
-            ) from routes.last_error
-        logger.warning("starting degraded, %s is not there: %s", self._place, routes.last_error or "no answer in time")
+                f"{topology.last_error or 'no answer'}. Mend that, or start with required=False, which connects when "
+                "it can"
+            ) from topology.last_error
+        logger.warning(
+            "starting degraded, %s is not there: %s", self._place, topology.last_error or "no answer in time"
+        )
 
     async def stop(self) -> None:
         """See `Backend.stop`."""
-        routes = self._routes
-        if routes is None:
+        topology = self._topology
+        if topology is None:
             await self._end_retired()
             return
-        await routes.flush()
-        await self._hang_up(routes)
+        await topology.flush()
+        await self._hang_up(topology)
 
     def publish(self, envelope: Envelope) -> Awaitable[object]:
         """See `Backend.publish`."""
-        if self._routes is None:
+        if self._topology is None:
             failed = _stopped()
             self._count(failed)
             return failed
-        future = self._routes.publish(self._channels.of(envelope.target), envelope.encode())
+        future = self._topology.publish(self._channels.of(envelope.target), envelope.encode())
         if future.done():
-            self._count(future)  # whoever awaits it goes on within this tick
+            self._count(future)  # now: whoever awaits it goes on within this tick
         else:
             future.add_done_callback(self._count)
         return future
@@ -137,7 +139,7 @@ class RedisBackend:
         """See `Backend.subscribe`."""
         channels = [self._channels.of(target) for target in targets]
         self._targets.update(zip(channels, targets, strict=True))
-        waiting = self._routes.want(channels) if self._routes is not None else []
+        waiting = self._topology.want(channels) if self._topology is not None else []
         return _Confirmations(waiting)
 
     def unsubscribe(self, targets: Collection[Target]) -> None:
@@ -145,39 +147,39 @@ class RedisBackend:
         channels = [self._channels.of(target) for target in targets]
         for channel in channels:
             self._targets.pop(channel, None)
-        if self._routes is not None:
-            self._routes.unwant(channels)
+        if self._topology is not None:
+            self._topology.unwant(channels)
 
     def put(self, key: str, value: bytes, seconds: float) -> Awaitable[object]:
         """See `SupportsStore.put`."""
-        if self._routes is None:
+        if self._topology is None:
             return _stopped()
-        return store.put(self._routes, self._channels.of_key(key), value, seconds)
+        return store.put(self._topology, self._channels.of_key(key), value, seconds)
 
     async def take(self, key: str) -> bytes | None:
         """See `SupportsStore.take`."""
-        return await store.take(self._running_routes(), self._channels.of_key(key))
+        return await store.take(self._running_topology(), self._channels.of_key(key))
 
     async def peek(self, keys: Sequence[str]) -> list[bytes | None]:
         """See `SupportsStore.peek`."""
-        return await store.peek(self._running_routes(), [self._channels.of_key(key) for key in keys])
+        return await store.peek(self._running_topology(), [self._channels.of_key(key) for key in keys])
 
     def is_settled(self) -> bool:
         """Return whether Redis has confirmed exactly the channels that are wanted."""
-        return self._routes is not None and self._routes.is_settled()
+        return self._topology is not None and self._topology.is_settled()
 
-    def _running_routes(self) -> Routes:
-        if self._routes is None:
+    def _running_topology(self) -> Topology:
+        if self._topology is None:
             raise BackendUnavailable(STOPPED)
-        return self._routes
+        return self._topology
 
-    def _make_routes(self, node_id: str, pace: Pace) -> Routes:
+    def _make_topology(self, node_id: str, pace: Pace) -> Topology:
         if isinstance(self._place, ClusterSeeds):
             return ClusterLinks(self._place, pace, self, partial(self._channels.of_node, node_id))
         return OneLink(self._place, pace, self, self._channels.of_node(node_id, 0))
 
-    async def _hang_up(self, routes: Routes) -> None:
-        self._routes, self._retired = None, routes
+    async def _hang_up(self, topology: Topology) -> None:
+        self._topology, self._retired = None, topology
         self._connected = False
         self._degraded_since = datetime.now(UTC)
         await self._end_retired()
@@ -191,17 +193,17 @@ class RedisBackend:
         if not published.cancelled() and published.exception() is not None:
             self._undelivered += 1
 
-    # What the routes tell
+    # What the topology tells
 
     def on_health(self) -> None:
-        """Take note that the routes may have become healthy, or stopped being it."""
-        routes = self._routes
-        if routes is None or routes.is_healthy is self._connected:
+        """Take note that `is_healthy` of the topology may have changed."""
+        topology = self._topology
+        if topology is None or topology.is_healthy is self._connected:
             return
-        self._connected = routes.is_healthy
+        self._connected = topology.is_healthy
         if not self._connected:
             self._degraded_since = datetime.now(UTC)
-            logger.warning("degraded: %s; other nodes are out of reach until it is back", routes.last_error)
+            logger.warning("degraded: %s; other nodes are out of reach until it is back", topology.last_error)
             return
         self._degraded_since = None
         if self._was_connected:
@@ -264,7 +266,7 @@ class _Confirmations:
 
 
 def _stopped() -> asyncio.Future[object]:
-    """Return what becomes of what is sent while nothing is started."""
+    """Return the future of whatever is sent while nothing is started: it has failed."""
     failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
     failed.set_exception(BackendUnavailable(STOPPED))
     return failed

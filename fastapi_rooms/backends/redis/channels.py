@@ -1,8 +1,8 @@
 """Names of Redis channels, and of the keys of the store.
 
-Names of rooms and users are percent-encoded: two names never give the same channel, and what is left (letters, digits,
-`_.-~%`) can be no pattern, no hash tag that picks a slot of a Redis Cluster, and none of our other channels. The same
-goes for keys, each of which says what it is of, too.
+Names of rooms and users are percent-encoded, so two names never give the same channel. What is left (letters, digits,
+`_.-~%`) can form no pattern, no hash tag that picks a slot of a Redis Cluster, and none of our other channels. Keys are
+encoded in the same way.
 """
 
 from urllib.parse import quote
@@ -23,14 +23,14 @@ class Channels:
         self._prefix = key_prefix
 
     def of(self, target: Target) -> bytes:
-        """Return the channel on which a target is reached; a connection is reached as everybody is."""
+        """Return the channel on which a target is reached. A connection is reached on the channel of everybody."""
         if target.kind in (TargetKind.ALL, TargetKind.CONNECTION):
             return f"{self._prefix}:all".encode()
         name = quote(target.name, safe="", errors="surrogatepass")
         return f"{self._prefix}:{_LETTERS[target.kind]}:{name}".encode()
 
     def of_node(self, node_id: str, number: int) -> bytes:
-        """Return one of the channels of a node, which it alone listens to. In a cluster it has one per shard."""
+        """Return one of the channels to which a node alone listens. In a cluster it has one per shard."""
         return self.all_of_node(node_id) + b"%d" % number
 
     def all_of_node(self, node_id: str) -> bytes:

@@ -18,8 +18,8 @@ from redis.sentinel import MasterNotFoundError
 
 from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError
 
-# What a user may say about a connection; everything else (pools, retries, time-outs, decoding) is decided here. Nobody
-# may leave out the name of the library: that Redis answers to it is how a server that stands still is noticed.
+# What a user may say about a connection. Everything else (pools, retries, time-outs, decoding) is decided here. Nobody
+# may leave out the name of the library: redis-py tells it at once, and a server that stands still does not answer.
 _ALLOWED = frozenset(
     {
         "host",
@@ -36,11 +36,11 @@ _ALLOWED = frozenset(
 )
 
 _LOST = (RedisError, OSError, EOFError, AttributeError, RuntimeError)
-"""What redis-py raises from a connection that is gone; the last two leak out of its parser and streams."""
+"""What redis-py raises from a connection that is gone. The last two leak out of its parser and its streams."""
 
 
 _QUOTING = ", with args beginning with"
-"""A server that does not know AUTH quotes what it was sent, and that is a password."""
+"""What comes before a password in an error: a server that does not know AUTH quotes what it was sent."""
 
 
 class Lost(Exception):  # noqa: N818 - never leaves this package
@@ -77,7 +77,7 @@ class Server:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port; redis-py's defaults where nothing was said."""
+        """Host and port; where nothing was said, the defaults of redis-py."""
         return self.options.get("host") or "localhost", int(self.options.get("port") or 6379)
 
     def at(self, host: str, port: int) -> "Server":
@@ -154,7 +154,7 @@ async def send(connection: AbstractConnection, commands: list[bytes]) -> None:
     Raises:
         Lost: The connection is gone.
     """
-    # redis-py would make a new connection without a word, in which nothing is subscribed and from which nobody reads.
+    # redis-py would make a new connection without a word. Nothing is subscribed there, and nobody reads from it.
     if not connection.is_connected:
         raise Lost("closed")
     try:
@@ -178,15 +178,15 @@ async def read(connection: AbstractConnection) -> Any:
 
 
 def hang_up(connection: AbstractConnection) -> None:
-    """End a connection at once; what was not written is not written any more. Its reader sees the end. Idempotent."""
-    # redis-py only closes, which first writes what is left: to a Redis that stands still, for ever, or much later.
+    """End a connection at once. What is not written yet is lost. Its reader sees the end. Idempotent."""
+    # redis-py only closes, which waits until all is written: to a Redis that stands still that is never, or much later.
     writer = connection._writer  # noqa: SLF001 - it has no other way to the transport; a test of facts watches the name
     if writer is not None:
         writer.transport.abort()
 
 
 async def close(connection: AbstractConnection) -> None:
-    """Hang up, and leave nothing behind. For the owner of a connection; does not wait."""
+    """Hang up, and leave nothing behind. Only the owner of a connection calls this. Does not wait."""
     hang_up(connection)
     with suppress(*_LOST):
         await connection.disconnect(nowait=True)
@@ -196,7 +196,7 @@ def check_role(answer: object) -> None:
     """Check what a server said to ROLE.
 
     Raises:
-        BackendUnavailable: It is not a master: what is published to it reaches nobody else.
+        BackendUnavailable: It is not a master. What is published to it would reach nobody else.
     """
     role = answer[0] if isinstance(answer, list) and answer else answer
     if role != b"master":
@@ -204,7 +204,7 @@ def check_role(answer: object) -> None:
 
 
 def unavailable(what: str, error: BaseException, advice: str = "") -> BackendUnavailable:
-    """Return an error to raise outside of the `except`, so that nothing but its cause is chained to it."""
+    """Return an error. To be raised outside of the `except`, so that nothing but its cause is chained to it."""
     text, quoting, _ = _text(error).partition(_QUOTING)
     made = BackendUnavailable(f"{what}: {text}{advice}")
     made.__cause__ = None if quoting or isinstance(error, MasterNotFoundError) else error
@@ -212,7 +212,7 @@ def unavailable(what: str, error: BaseException, advice: str = "") -> BackendUna
 
 
 def _text(error: BaseException) -> str:
-    """Return what an error says, to stand in a sentence of ours; never what redis-py shows of a client."""
+    """Return what an error says, as part of a sentence of ours. Never shows what redis-py knows of a client."""
     if isinstance(error, MasterNotFoundError):
         return "no Sentinel that answers knows this master"  # old versions print passwords here
     return str(error).rstrip(".") or type(error).__name__

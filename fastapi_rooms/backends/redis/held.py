@@ -1,8 +1,10 @@
-"""What waits while a slot moves from one server of a cluster to another.
+"""Commands that wait while a slot moves from one server of a cluster to another.
 
-Commands for the slot may be under way to the server that had it. It takes some and refuses the others, while later ones
-could already go to the server that has it now. These wait until the old server has answered, and what it refused goes
-before them. What it refused *before* something that it took fails: sent on, it would arrive out of order.
+When a slot moves, commands may be under way to the server that had it. This server takes some of them and refuses the
+others. New commands could already go to the server that has the slot now, but they would overtake those that were
+refused. So new commands wait until the old server has answered; then the refused ones are sent on, and the new ones
+after them. A refused command fails if the old server took one that was sent after it: sent on, it would arrive out of
+order.
 """
 
 import asyncio
@@ -17,7 +19,7 @@ from fastapi_rooms.domain.errors import BackendUnavailable
 
 
 class _Held:
-    """What is known of one slot that moves."""
+    """The commands for one slot that moves."""
 
     def __init__(self, under_way: list[Command]) -> None:
         self.under_way = under_way  # to the server that had it, oldest first; answered or not
@@ -25,7 +27,7 @@ class _Held:
         self.waiting: list[Command] = []
 
     def to_send_on(self) -> dict[Command, None]:
-        """Return what was refused and had nothing behind it that was not."""
+        """Return the refused commands behind which the server took nothing, oldest first."""
         return dict.fromkeys([*takewhile(self.refused.__contains__, reversed(self.under_way))][::-1])
 
 
@@ -44,11 +46,11 @@ class HeldCommands:
         return slot in self._held
 
     def commands(self) -> list[Command]:
-        """Return all that are held."""
+        """Return all commands that are held."""
         return [command for held in self._held.values() for command in (*held.refused, *held.waiting)]
 
     def hold(self, slot: int, link: Link, *refused: Command) -> None:
-        """Hold a slot until a link has answered all that is under way. Called before the slot has another link.
+        """Hold a slot until a link has answered all that is under way. To be called before the slot has another link.
 
         Args:
             slot: Not held yet.
@@ -56,7 +58,7 @@ class HeldCommands:
             refused: What that server has just refused.
         """
         self._held[slot] = _Held([*refused, *(one for one in _under_way(link) if slot_of(one.words[1]) == slot)])
-        # Answered, or lost, behind all that is under way. Nobody else waits for it, so nobody cancels it.
+        # It is answered, or lost, behind all that is under way. Nobody else waits for it, so nobody cancels it.
         end = link.line.send(b"PING")
         end.add_done_callback(partial(self._release, slot))
 
@@ -67,18 +69,18 @@ class HeldCommands:
                 self.hold(slot, link)
 
     def refuse(self, slot: int, command: Command) -> None:
-        """Send a command that a server refused to whoever has its slot, when those before it have been answered."""
+        """Have a refused command sent on to the server that has its slot, once the old one has answered the others."""
         keep_in_time(command)
         self._held[slot].refused[command] = None
 
     def wait(self, slot: int, command: Command) -> None:
-        """Send a new command behind those."""
+        """Have a new command sent behind the refused ones."""
         keep_in_time(command)
         self._held[slot].waiting.append(command)
 
     def _release(self, slot: int, end: asyncio.Future[object]) -> None:
-        """Send what was held to whoever has the slot now, in order."""
-        end.exception()  # seen: of a server that is lost nothing more is to be expected, either
+        """Send what was held to the server that has the slot now, in order."""
+        end.exception()  # seen: a server that is lost answers nothing more, either
         held, link = self._held.pop(slot), self._link_of(slot)
         to_send_on = held.to_send_on()
         for command in held.refused:
@@ -93,12 +95,12 @@ class HeldCommands:
 
 
 def _under_way(link: Link) -> list[Command]:
-    """Return the publishes under way, oldest first; probes go nowhere else."""
+    """Return the commands under way that are about a channel or a key, oldest first. Probes are never sent on."""
     return [one for one in link.line.unanswered() if len(one.words) > 1 and one.words[1] != link.probe_channel]
 
 
 def keep_in_time(command: Command) -> None:
-    """Fail a command at its deadline wherever it is by then. A line looks only after the oldest that it has."""
+    """Have a command fail at its deadline, wherever it is by then. A line watches only the deadline of its oldest."""
     timer = asyncio.get_running_loop().call_at(
         command.deadline, command.fail, BackendUnavailable("its slot moved, and its time was over before it arrived")
     )

@@ -1,7 +1,17 @@
 """All that a node has to do with one Redis server: a publishing line, a listener, and the proof that they work.
 
-The proof is a probe: every few seconds the node publishes to a channel of its own, by the path of every other publish,
-and has to hear it in time. Nothing else counts as health: a connection that is up says nothing.
+The proof is a probe. Every few seconds the node publishes to a channel of its own, on the line that carries every other
+publish, and has to hear it in time. A connection that is up proves nothing.
+
+                  a probe is heard
+    UNDECIDED ───────────────────────▶ HEALTHY
+        │                               │   ▲
+        │ a side fails                  │   │ a probe is heard
+        │                  a side fails │   │
+        │                               ▼   │
+        └─────────────────────────────▶ FAILED
+
+A side fails when its connection cannot be made or is lost. A probe that is not heard in time ends both connections.
 """
 
 import asyncio
@@ -10,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import Enum
 from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
@@ -18,6 +29,7 @@ from redis.exceptions import ResponseError
 
 from fastapi_rooms.backends.redis.alarm import Alarm
 from fastapi_rooms.backends.redis.dialing import check_role
+from fastapi_rooms.backends.redis.lapses import Proof
 from fastapi_rooms.backends.redis.listening import Listener, Sharded
 from fastapi_rooms.backends.redis.publishing import Command, PublishLine
 from fastapi_rooms.backends.redis.supervised import Dial
@@ -27,9 +39,17 @@ from fastapi_rooms.tasks import end_tasks
 logger = logging.getLogger("fastapi_rooms")
 
 LOOK_AGAIN_SECONDS = 0.1
-"""How long after it was due the probe is waited for, again and again, while the listener works off a backlog."""
+"""A probe that is due is given this much more time, again and again, while the listener works off a backlog."""
 MAX_BACKLOG_TIMEOUTS = 5
 """After so many time-outs a listener counts as deaf, however much it reads."""
+
+
+class Health(Enum):
+    """What is known of a link. See the module for the transitions."""
+
+    UNDECIDED = "no probe was heard yet, and nothing has failed"
+    HEALTHY = "the last probe was heard, and nothing has failed since"
+    FAILED = "something has failed, and no probe was heard since"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +57,16 @@ class Pace:
     """How long a link waits, in seconds."""
 
     timeout: float
-    """For an answer, and for the probe to be heard."""
+    """How long for an answer, and for the probe to be heard."""
     probe_interval: float
-    """Between two probes."""
+    """How long between two probes."""
 
 
 class LinkOwner(Protocol):
     """What a link calls. Nothing of it may block or raise."""
 
     def on_health(self, link: "Link") -> None:
-        """Take note that the link became healthy, or stopped being it, or failed to."""
+        """Take note that the link became healthy, or that something failed: also if something had failed before."""
         ...
 
     def on_message(self, channel: bytes, payload: bytes) -> None:
@@ -54,7 +74,7 @@ class LinkOwner(Protocol):
         ...
 
     def on_repaired(self, link: "Link", since: datetime) -> None:
-        """Take note that the link hears again; what it listens to may have missed something since then."""
+        """Take note that the link hears again, and may have missed something since then on each of its channels."""
         ...
 
 
@@ -62,19 +82,19 @@ class ShardOwner(LinkOwner, Protocol):
     """What a link to one shard of a cluster calls beside that."""
 
     def on_refused(self, link: "Link", command: Command, error: ResponseError) -> bool:
-        """Take care of a command that was answered with an error; False if it is to fail."""
+        """Take care of a command that was answered with an error. Returns False if the command is to fail."""
         ...
 
     def on_moved(self, link: "Link") -> None:
-        """Take note that a channel that the link wants belongs to another shard."""
+        """Take note that another shard has a channel that this link wants."""
         ...
 
     def on_confirmed(self, channel: bytes) -> None:
-        """Take note that a channel is heard."""
+        """Take note that a channel is heard from now on."""
         ...
 
     def on_taken(self, link: "Link", channel: bytes) -> None:
-        """Take note that a channel is not heard any more that was."""
+        """Take note that a channel was heard, and is not heard any more."""
         ...
 
 
@@ -86,10 +106,11 @@ class Link:
         dial: Makes a fresh connection to the server.
         pace: How long to wait.
         owner: Whom to tell.
-        probe_channel: A channel of its own.
-        is_replaced: Given, the server must be a master, and at every probe is asked for its role, and this whether
-            another one has taken the place of the one at an address: one that was replaced goes on answering.
-        shards: Whom to tell about a shard; given, sharded channels are used.
+        probe_channel: A channel that no other node listens to.
+        is_replaced: Returns whether another server has become master in place of the one at an address. If it is given,
+            the server has to be a master. Every probe then asks the server for its role and calls this function, since
+            a server that was replaced goes on answering.
+        shards: Whom to tell about a shard. If it is given, sharded channels are used.
     """
 
     def __init__(
@@ -127,11 +148,8 @@ class Link:
             else Sharded(lambda: shards.on_moved(self), shards.on_confirmed, partial(shards.on_taken, self)),
         )
         self._changed = asyncio.Event()  # a side was made or lost or has caught up, or it is time for a probe
-        self._decided = asyncio.Event()  # it was healthy once, or has failed once
-        self._is_healthy = False
-        self._has_failed = False  # since the last proof
-        self._heard_since = datetime.now(UTC)  # what was published before that has been heard, or was before our time
-        self._heard_through = 0  # the listener's lapses that ended when the last probe was heard; 0: none was yet
+        self._health = Health.UNDECIDED
+        self._decided = asyncio.Event()  # it is not undecided any more
         self._token = b"0"  # of the last probe
         self._probe: asyncio.Future[None] | None = None  # what waits for the probe to be heard; None: nothing does
         self._probe_due = 0.0
@@ -142,8 +160,8 @@ class Link:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the last probe was heard, and nothing was lost since."""
-        return self._is_healthy
+        """Whether the last probe was heard, and nothing has failed since."""
+        return self._health is Health.HEALTHY
 
     @property
     def last_error(self) -> BackendUnavailable | None:
@@ -152,8 +170,8 @@ class Link:
 
     @property
     def heard_since(self) -> datetime:
-        """What was published before that has been heard."""
-        return self._heard_since
+        """What was published before that has been heard, or lies in a gap that was reported."""
+        return self.listener.lapses.heard_since
 
     def start(self) -> None:
         """Begin to connect."""
@@ -174,7 +192,7 @@ class Link:
         await self.listener.stop()
 
     async def decided(self) -> None:
-        """Wait until the first attempt has succeeded or failed."""
+        """Wait until the link is not undecided any more."""
         await self._decided.wait()
 
     def publish(self, channel: bytes, payload: bytes) -> asyncio.Future[object]:
@@ -182,11 +200,11 @@ class Link:
         return self.line.send(self._publish_word, channel, payload)
 
     def publishing(self, channel: bytes, payload: bytes) -> Command:
-        """Make what `publish` sends, without sending it."""
+        """Make the command that `publish` sends, and do not send it."""
         return self.line.make(self._publish_word, channel, payload)
 
     def probe_by(self, channel: bytes) -> None:
-        """Use another channel of its own from now on."""
+        """Probe by another channel from now on."""
         if channel != self.probe_channel:
             self.listener.want([channel])
             self.listener.unwant([self.probe_channel])
@@ -199,15 +217,17 @@ class Link:
         self._changed.set()
         if self._is_ready():
             return
-        failed = self.last_error is not None
-        self._has_failed |= failed
         if self._probe is not None and not self._probe.done():
             self._probe.set_exception(BackendUnavailable("the connection was lost before the probe was heard"))
-        if failed:
-            self._is_healthy = False
+        if self.last_error is not None:
+            self.listener.lapses.fail()
             self.listener.doubt()  # it may be up, and yet hang on a server that is silent
-            self._decided.set()
-            self._owner.on_health(self)
+            self._become(Health.FAILED)
+
+    def _become(self, health: Health) -> None:
+        self._health = health
+        self._decided.set()
+        self._owner.on_health(self)
 
     def _is_ready(self) -> bool:
         return self.line.is_up and self.listener.is_hearing
@@ -222,8 +242,7 @@ class Link:
             while not self._is_ready():
                 self._changed.clear()
                 await self._changed.wait()
-            sent = datetime.now(UTC)
-            through = self.listener.lapses_over
+            proof = self.listener.lapses.probe(datetime.now(UTC))
             channel = self.probe_channel
             try:
                 await self._probe_once()
@@ -234,7 +253,7 @@ class Link:
                     self.line.drop(str(error))
                     self.listener.drop(str(error))
                 continue
-            self._prove(sent, through)
+            self._prove(proof)
             self._changed.clear()
             timer = loop.call_later(self._pace.probe_interval, self._changed.set)
             try:
@@ -246,7 +265,7 @@ class Link:
         """Publish to a channel of our own, and wait until it is heard.
 
         Raises:
-            BackendUnavailable: It was not, in time, or the server is not what it should be.
+            BackendUnavailable: It was not heard in time, or the server is not the master.
         """
         loop = asyncio.get_running_loop()
         self._token = str(int(self._token) + 1).encode()
@@ -254,7 +273,7 @@ class Link:
         self._probe_due = loop.time() + self._pace.timeout
         self._alarm.set()
         try:
-            for confirmed in self.listener.unconfirmed([self.probe_channel]):
+            for confirmed in self.listener.await_confirmed([self.probe_channel]):
                 await asyncio.shield(confirmed)
             self._probed_at = perf_counter()  # the clock of uvloop counts whole milliseconds
             answers = [self.publish(self.probe_channel, self._token)]
@@ -285,7 +304,7 @@ class Link:
         now = asyncio.get_running_loop().time()
         latest = self._probe_due + MAX_BACKLOG_TIMEOUTS * self._pace.timeout
         if self._probe_due - LOOK_AGAIN_SECONDS < now < latest and self.listener.is_behind:
-            # What it reads has arrived before the probe. To hang up would lose what is still unread.
+            # What it reads has arrived before the probe. Whoever hangs up now loses what is still unread.
             return now + LOOK_AGAIN_SECONDS
         return self._probe_due
 
@@ -295,19 +314,12 @@ class Link:
             BackendUnavailable(f"Redis took what was published, but it was not heard within {self._pace.timeout:g} s")
         )
 
-    def _prove(self, sent: datetime, through: int) -> None:
+    def _prove(self, proof: Proof) -> None:
         """Take note of a probe that was heard."""
         self.line.prove()
         self.listener.prove()
-        if self.listener.has_caught_up:
-            through = self.listener.lapses  # what came while the probe was under way is over, too
-        since, self._heard_since = self._heard_since, sent
-        is_first = self._heard_through == 0 and not self._has_failed
-        is_repaired = self._heard_through != through and not is_first
-        self._heard_through, self._has_failed = through, False
-        if not self._is_healthy:
-            self._is_healthy = True
-            self._decided.set()
-            self._owner.on_health(self)
-        if is_repaired:
+        since = self.listener.lapses.prove(proof)
+        if not self.is_healthy:
+            self._become(Health.HEALTHY)
+        if since is not None:
             self._owner.on_repaired(self, since)

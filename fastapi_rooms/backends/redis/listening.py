@@ -1,19 +1,44 @@
 """The listening side: one connection, and the channels that Redis is to have for it.
 
-What is wanted is state; a writer makes Redis agree with it, in batches, after each new connection too. Per channel at
-most one command is under way, so that an answer always belongs to the last word that was said about it.
+What is wanted is state. A writer makes Redis agree with it, in batches, and from the beginning after each new
+connection. Per channel at most one command is under way, so an answer always belongs to the last word that was said.
+
+Three facts about a channel say what the writer does next (`_word_about`):
+
+    wanted  confirmed  busy  what is true                     what is done next
+    ──────  ─────────  ────  ───────────────────────────────  ──────────────────────────────────────────────────────
+    no      no         no    nobody knows it                  nothing
+    yes     no         no    somebody wants to hear it        SUBSCRIBE is sent: it is busy
+    yes     yes        no    it is heard                      nothing
+    no      yes        no    nobody wants to hear it any      UNSUBSCRIBE is sent: it is busy, and not confirmed any
+                             more                             more, since from here on it may miss something
+    any     no         yes   a command is under way           nothing until Redis has answered, then see above
+    any     yes        yes   never
+
+    what happens             what becomes of the channel
+    ───────────────────────  ───────────────────────────────────────────────────────────────────────────────────────
+    `want`, `unwant`         wanted; not wanted
+    Redis says subscribe     confirmed, and not busy
+    Redis says unsubscribe   not confirmed; not busy if that was the answer
+    a shard refuses it       not busy; looked at again after `try_again`, so that nobody asks in vain
+    a server refuses it      the connection is ended
+    the connection is lost   not confirmed, and not busy
+
+What has changed is noted in `_changed`, and the writer looks at no other channels.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, ClusterDownError, ResponseError, TryAgainError
 
 from fastapi_rooms.backends.redis.alarm import Alarm
 from fastapi_rooms.backends.redis.dialing import pack, send
+from fastapi_rooms.backends.redis.lapses import Lapses
 from fastapi_rooms.backends.redis.slots import slot_of
 from fastapi_rooms.backends.redis.supervised import Dial, SupervisedConnection
 from fastapi_rooms.domain.errors import BackendUnavailable
@@ -21,20 +46,20 @@ from fastapi_rooms.domain.errors import BackendUnavailable
 BATCH = 500
 """Channels per command: 25,000 a second, where one by one gives 3,800."""
 
-
 _ELSEWHERE = (AskError, ClusterDownError, TryAgainError)  # MovedError is an AskError
+"""What a shard answers about a channel whose slot is not, or not only, with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sharded:
-    """Sharded channels are listened to, and these are called."""
+    """What a listener to sharded channels calls."""
 
     on_moved: Callable[[], object]
-    """Redis will not have one of the channels here."""
+    """Another server may have one of the channels that are wanted."""
     on_confirmed: Callable[[bytes], object]
     """A channel that is wanted is heard."""
     on_taken: Callable[[bytes], object] = lambda _: None
-    """Redis took a channel away that is wanted and was heard: its slot belongs to another server now, or did."""
+    """Redis took away a channel that is wanted: its slot moved to another server, and may be back by now."""
 
 
 class Listener(SupervisedConnection):
@@ -43,10 +68,10 @@ class Listener(SupervisedConnection):
     Args:
         name: What its task is called.
         dial: Makes a fresh connection.
-        on_change: Called when a connection was made or lost, and when all that is wanted is heard again after that.
-        timeout: How long Redis may take to confirm, in seconds; after that the connection is ended.
-        on_message: Called with channel and payload; must not raise.
-        sharded: Given, sharded channels are used.
+        on_change: Called when a connection was made or lost, and when all channels that were behind have caught up.
+        timeout: How long Redis may take to confirm, in seconds. After that the connection is ended.
+        on_message: Called with channel and payload. Must not raise.
+        sharded: What to call. If it is given, the channels are sharded ones.
     """
 
     def __init__(
@@ -59,22 +84,21 @@ class Listener(SupervisedConnection):
         sharded: Sharded | None = None,
     ) -> None:
         super().__init__(name, dial, on_change)
+        self.lapses = Lapses(datetime.now(UTC))
         self._timeout = timeout
         self._on_message = on_message
         self._sharded = sharded
-        self._words = (b"SSUBSCRIBE", b"SUNSUBSCRIBE") if sharded else (b"SUBSCRIBE", b"UNSUBSCRIBE")
+        self._subscribe = b"SSUBSCRIBE" if sharded else b"SUBSCRIBE"
+        self._unsubscribe = b"SUNSUBSCRIBE" if sharded else b"UNSUBSCRIBE"
         self._batch = 1 if sharded else BATCH  # channels in one command have to share a slot
         self._wanted: set[bytes] = set()
         self._confirmed: set[bytes] = set()
-        self._changed: dict[bytes, None] = {}  # to be looked at by the writer, in this order
+        self._changed: dict[bytes, None] = {}  # the writer will look at these, in this order
         self._under_way: deque[set[bytes]] = deque()  # per command, oldest first: what is not answered
         self._busy: set[bytes] = set()  # all channels in `_under_way`
-        self._catching_up: set[bytes] = set()  # wanted when the connection was made, and not confirmed since
-        self._late: set[bytes] = set()  # wanted while it was doubted, and not confirmed since
         self._waiting: dict[bytes, asyncio.Future[None]] = {}  # somebody waits for the confirmation
         self._is_doubted = False  # set by `doubt`, until the next proof
-        self._not_awaited = 0  # how often channels were wanted for whose confirmation nobody waited
-        self._progress = 0.0  # when Redis last confirmed something, or began to owe it
+        self._progress = 0.0  # when Redis last answered, or began to owe an answer
         self._alarm = Alarm(self._due, self._on_alarm)
 
     @property
@@ -85,38 +109,27 @@ class Listener(SupervisedConnection):
     @property
     def is_hearing(self) -> bool:
         """Whether all has been confirmed that was wanted when the connection was made."""
-        return self.is_up and not self._catching_up
-
-    @property
-    def has_caught_up(self) -> bool:
-        """Whether that is so, and all has been confirmed that was wanted while the connection was doubted."""
-        return self.is_hearing and not self._late
-
-    @property
-    def lapses(self) -> int:
-        """How often it may have missed something: another number than before says that it did once more."""
-        return self.connections_made + self._not_awaited
-
-    @property
-    def lapses_over(self) -> int:
-        """`lapses` without the last, if that is not over."""
-        return self.lapses - bool(self._late)
+        return self.lapses.is_hearing
 
     def want(self, channels: Iterable[bytes]) -> list[asyncio.Future[None]]:
-        """Want channels from now on; return what to wait for until Redis has confirmed them: nothing while doubted."""
+        """Want channels from now on.
+
+        Returns what to wait for until Redis has confirmed them. Without a connection, and while it is doubted, that is
+        nothing.
+        """
         channels = list(channels)
         for channel in channels:
             if channel not in self._wanted:
                 self._wanted.add(channel)
                 self._look_at(channel)
         if not self._is_doubted:
-            return self.unconfirmed(channels)
+            return self.await_confirmed(channels)
         if self.is_up:
             self._let_go([channel for channel in channels if channel not in self._confirmed])
         return []
 
-    def unconfirmed(self, channels: Iterable[bytes]) -> list[asyncio.Future[None]]:
-        """Return what to wait for until Redis has confirmed channels that are wanted, as far as it can now."""
+    def await_confirmed(self, channels: Iterable[bytes]) -> list[asyncio.Future[None]]:
+        """Begin to wait for channels that are wanted: one future for each that Redis can confirm and has not yet."""
         return [self._confirmation(one) for one in channels if one not in self._confirmed and self.is_up]
 
     def unwant(self, channels: Iterable[bytes]) -> None:
@@ -129,7 +142,7 @@ class Listener(SupervisedConnection):
                 self._catch_up(channel)
 
     def doubt(self) -> None:
-        """Have nobody wait for Redis, up or not, until it is proved that the connection works."""
+        """Have nobody wait for Redis until it is proved that the connection works, even if there is one."""
         self._is_doubted = True
         self._let_go(list(self._waiting))
 
@@ -158,10 +171,8 @@ class Listener(SupervisedConnection):
             future.set_result(None)
 
     def _let_go(self, channels: list[bytes]) -> None:
-        """Have nobody wait for channels; what they miss until they are confirmed is in the gap that follows."""
-        if channels:
-            self._not_awaited += 1
-            self._late.update(channels)
+        """Have nobody wait for channels. What they miss until they are confirmed lies in the gap that follows."""
+        self.lapses.let_go(channels)
         for channel in channels:
             self._release(channel)
 
@@ -177,42 +188,48 @@ class Listener(SupervisedConnection):
 
     def _begin(self) -> None:
         self._changed = dict.fromkeys(self._wanted)
-        self._catching_up = set(self._wanted)
+        self.lapses.begin(self._wanted)
         self._wake.set()
 
     def _end(self, error: BackendUnavailable) -> None:  # noqa: ARG002 - nobody waits for more than the end
         self._alarm.stop()
-        for unanswered in (self._confirmed, self._changed, self._under_way, self._busy, self._catching_up, self._late):
+        self.lapses.lose()
+        for unanswered in (self._confirmed, self._changed, self._under_way, self._busy):
             unanswered.clear()
         for channel in list(self._waiting):
             self._release(channel)  # the subscription follows; nobody waits for Redis while it is away
 
     async def _write(self, connection: AbstractConnection) -> None:
-        commands = []
-        changed = [channel for channel in self._changed if channel not in self._busy]
-        for channel in changed:
+        ready = [channel for channel in self._changed if channel not in self._busy]
+        for channel in ready:
             del self._changed[channel]  # a busy one is looked at again when it was answered
-        for is_subscribe in (False, True):
-            channels = [
-                channel
-                for channel in changed
-                if (channel in self._wanted) is is_subscribe and (channel in self._confirmed) is not is_subscribe
-            ]
+        commands = []
+        for word in (self._unsubscribe, self._subscribe):
+            channels = [channel for channel in ready if self._word_about(channel) == word]
             for at in range(0, len(channels), self._batch):
                 batch = channels[at : at + self._batch]
-                commands.append(pack(connection, self._words[0 if is_subscribe else 1], *batch))
-                self._expect(is_subscribe, batch)
+                commands.append(pack(connection, word, *batch))
+                self._expect(batch)
         if commands:
             self._alarm.set()
             await send(connection, commands)
 
-    def _expect(self, is_subscribe: bool, batch: list[bytes]) -> None:  # noqa: FBT001 - private
+    def _word_about(self, channel: bytes) -> bytes | None:
+        """Return what to tell Redis about a channel that is not busy; None: they agree."""
+        match (channel in self._wanted, channel in self._confirmed):
+            case (True, False):
+                return self._subscribe
+            case (False, True):
+                return self._unsubscribe
+        return None
+
+    def _expect(self, batch: list[bytes]) -> None:
+        """Take note that an answer to a command about channels is under way."""
         if not self._under_way:
             self._progress = asyncio.get_running_loop().time()
         self._under_way.append(set(batch))
         self._busy.update(batch)
-        if not is_subscribe:
-            self._confirmed.difference_update(batch)  # from here on they may miss something
+        self._confirmed.difference_update(batch)  # those that are given up may miss something from here on
 
     def _take(self, reply: object) -> None:
         match reply:
@@ -252,11 +269,8 @@ class Listener(SupervisedConnection):
                 self._sharded.on_moved()
 
     def _catch_up(self, channel: bytes) -> None:
-        for behind in (self._catching_up, self._late):
-            if channel in behind:
-                behind.discard(channel)
-                if not behind:
-                    self._on_change()
+        if self.lapses.catch_up(channel):
+            self._on_change()
 
     def _answered(self, channel: bytes) -> None:
         self._progress = asyncio.get_running_loop().time()

@@ -1,4 +1,4 @@
-"""Where Redis is: one server, a master that Sentinel names, or a cluster; by URL or by a ready redis-py client."""
+"""Where Redis is: one server, a master that Sentinel names, or a cluster. Found by a URL or a ready redis-py client."""
 
 import asyncio
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from fastapi_rooms.backends.redis.dialing import Lost, Server, ask, check_role, 
 from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError
 
 Source = str | Redis | RedisCluster | redis.Redis | redis.RedisCluster
-"""What a user says where Redis is: a URL, or a ready client, of which only address, credentials and TLS are used."""
+"""How a user says where Redis is: by a URL or a ready client. Of the client, address, credentials and TLS are used."""
 
 _FORMS = (
     "redis://host:6379, rediss://host:6380 (TLS), unix:///path, redis+sentinel://host:26379,host:26379/master-name or "
@@ -50,12 +50,12 @@ class OneServer:
 
 @dataclass(frozen=True, slots=True)
 class SentinelMaster:
-    """The server that Sentinel names as master at the moment; asked anew for every connection."""
+    """The server that Sentinel names as master. Sentinel is asked anew for every connection."""
 
     service: str
     sentinels: tuple[Server, ...]
     server: Server
-    """How to connect to the master; its address is what Sentinel says."""
+    """How to connect to the master. Its address comes from Sentinel."""
     timeout: float
 
     def __str__(self) -> str:
@@ -63,16 +63,16 @@ class SentinelMaster:
         return f"master {self.service!r} of the Sentinels at {', '.join(map(str, self.sentinels))}"
 
     async def dial(self) -> AbstractConnection:
-        """Ask the Sentinels and connect to what the first names that answers. Raises BackendUnavailable."""
+        """Ask the Sentinels, and connect to the master that the first answer names. Raises BackendUnavailable."""
         return await self._dial(await self._master())
 
     async def is_replaced(self, address: tuple[str, int]) -> bool:
-        """Return whether another server is known to be master, and there.
+        """Ask the Sentinels, and return whether another server is master now and can be reached.
 
-        One that stood still while it was replaced goes on as if nothing had been, until Sentinel tells it: 10 s later.
+        A master that stood still while it was replaced goes on as a master until Sentinel tells it, 10 s later.
         """
         try:
-            async with asyncio.timeout(self.timeout / 4):  # what has no answer by then was not asked
+            async with asyncio.timeout(self.timeout / 4):  # without an answer by then nobody was replaced
                 named = await self._master()
                 if named == address:
                     return False
@@ -171,14 +171,14 @@ def _by_client(client: Redis | redis.Redis, timeout: float) -> Place:
 
 def _by_pool(pool: Any, timeout: float) -> Server:
     connection_class = _asynchronous({"connection_class": pool.connection_class})
-    # What only clients without an event loop know (with old versions two more) is left out if it is
-    # not used, and refused if it is.
+    # Some options exist only for clients without an event loop, in old versions two more. Unused ones are left out;
+    # used ones stay, and are refused.
     options = {n: value for n, value in pool.connection_kwargs.items() if value or not n.startswith(_SYNC_ONLY)}
     return Server(connection_class, options, timeout)
 
 
 def _by_url(url: str, timeout: float) -> Place:
-    # No error is chained or quoted here: it would show parts of the URL, and with them the password.
+    # No error is chained or quoted here: it would show parts of the URL, and so the password.
     try:
         parts = urlsplit(url)
         _check_parts(parts)
@@ -198,7 +198,7 @@ def _by_url(url: str, timeout: float) -> Place:
 
 
 def _check_parts(parts: SplitResult) -> None:
-    """Refuse what comes of a `#`, `/` or `?` in a password: the rest of it would be taken for a host, and shown."""
+    """Refuse a URL whose password holds a `#`, `/` or `?`: what follows would be taken for a host, and shown."""
     if parts.fragment or (parts.scheme != "unix" and "@" in parts.path):
         raise ValueError("not where it belongs")
     if parts.query:

@@ -1,4 +1,4 @@
-"""The publishing side: one connection, on which all commands of a node are pipelined in their order."""
+"""The publishing side: one connection, on which the commands of a node are sent in order, none waiting for another."""
 
 import asyncio
 from collections import deque
@@ -13,11 +13,11 @@ from fastapi_rooms.backends.redis.supervised import Dial, SupervisedConnection
 from fastapi_rooms.domain.errors import BackendUnavailable
 
 MIN_REST_SECONDS = 0.25
-"""With less time left nothing is sent on: its deadline would end a connection that had no chance to meet it."""
+"""A command with less time left is not sent on: no server could meet its deadline, and the line would drop."""
 
 
 class Command:
-    """A command under way. Its future always gets a result or BackendUnavailable, in time."""
+    """A command under way. Its future gets a result or BackendUnavailable by the deadline."""
 
     __slots__ = ("deadline", "future", "redirects", "words")
 
@@ -45,10 +45,10 @@ class PublishLine(SupervisedConnection):
         name: What its task is called.
         dial: Makes a fresh connection.
         on_change: Called when a connection was made or lost.
-        timeout: How long a command may take, in seconds. One that takes longer ends the connection, since those
-            behind it wait for the same Redis.
-        on_error: Called with a command that Redis answered with an error; returns whether the command was taken care
-            of. Otherwise it fails.
+        timeout: How long a command may take, in seconds. One that takes longer ends the connection, since the
+            commands behind it wait for the same Redis.
+        on_error: Called with a command that Redis answered with an error. Returns whether it has taken care of the
+            command; if not, the command fails.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class PublishLine(SupervisedConnection):
         self._alarm = Alarm(self._due, self._on_alarm)
 
     def send(self, *words: bytes) -> asyncio.Future[object]:
-        """Send a command; the future has the answer, or BackendUnavailable: at once, without a connection."""
+        """Send a command. The future gets the answer or BackendUnavailable; without a connection that is at once."""
         command = self.make(*words)
         self.put(command)
         return command.future
@@ -100,9 +100,9 @@ class PublishLine(SupervisedConnection):
         return list(self._unanswered)
 
     async def flush(self) -> None:
-        """Wait until the commands under way now have an answer or have failed, also those that nobody waits for."""
+        """Wait until every command that is under way now has an answer or has failed, also if nobody waits for it."""
         if self._unanswered:
-            last = self.send(b"PING")  # answered, or lost, behind them; its future is nobody else's to cancel
+            last = self.send(b"PING")  # it is answered, or lost, behind them, and nobody else can cancel it
             await asyncio.wait([last])
             last.exception()  # seen
 
@@ -129,7 +129,9 @@ class PublishLine(SupervisedConnection):
         command = self._unanswered.popleft()
         if not isinstance(reply, ResponseError):
             command.succeed(reply)
-        elif self._on_error is None or not self._on_error(command, reply):
+            return
+        is_taken_care_of = self._on_error is not None and self._on_error(command, reply)
+        if not is_taken_care_of:
             command.fail(BackendUnavailable(f"Redis refused {command.words[0].decode()}: {reply}"))
 
     async def _write(self, connection: AbstractConnection) -> None:

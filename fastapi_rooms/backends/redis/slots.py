@@ -24,11 +24,11 @@ class SlotTable:
         self._owners: list[Address | None] = [None] * SLOTS
 
     def owner(self, slot: int) -> Address | None:
-        """Return who has a slot; None if nobody has."""
+        """Return the owner of a slot; None if it has none."""
         return self._owners[slot]
 
     def owners(self) -> frozenset[Address]:
-        """Return everybody who has a slot."""
+        """Return all servers that have a slot."""
         return frozenset(owner for owner in self._owners if owner is not None)
 
     def slots_of(self, owner: Address) -> frozenset[int]:
@@ -48,10 +48,10 @@ class SlotTable:
 
         Args:
             answer: `[[first, last, [host, port, …], replicas…], …]`.
-            asked: Whom it was; a server that does not know its own name leaves the host empty.
+            asked: The server that said it. One that does not know its own name leaves the host empty.
 
         Raises:
-            ValueError: It is no such answer. Nothing is changed then.
+            ValueError: It is no such answer. The table stays as it was.
         """
         owners: list[Address | None] = [None] * SLOTS
         try:
@@ -74,14 +74,14 @@ def moved_to(error: ResponseError, asked: Address) -> Address | None:
 
     Args:
         error: What a server answered.
-        asked: Which one it was; a server that does not know the other's name leaves the host empty.
+        asked: The server that answered. One that does not know the name of the other leaves the host empty.
     """
     return _place_in(error, asked) if isinstance(error, MovedError) else None
 
 
 def ahead_to(error: ResponseError, asked: Address) -> Address | None:
     """Return where a key is, if an error says that it has moved ahead of its slot. Arguments as for `moved_to`."""
-    if not isinstance(error, AskError) or isinstance(error, MovedError):  # redis-py has the one as a kind of the other
+    if not isinstance(error, AskError) or isinstance(error, MovedError):  # for redis-py every MovedError is an AskError
         return None
     return _place_in(error, asked)
 
@@ -91,5 +91,5 @@ def _place_in(error: AskError, asked: Address) -> Address | None:
 
 
 def channel_in(slots: frozenset[int], candidates: Iterable[bytes]) -> bytes:
-    """Return the first of an endless row of channels that lies in one of the slots; the first if there are none."""
+    """Return the first of endless candidates that lies in one of the slots; without slots, the first of all."""
     return next(channel for channel in candidates if not slots or slot_of(channel) in slots)

@@ -498,7 +498,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing():
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
-        assert node.backend._routes is None
+        assert node.backend._topology is None
         await until(lambda: asyncio.all_tasks() & before == before and all(visit.is_over for visit in silent.visits))
 
 

@@ -8,9 +8,9 @@ from scripted_redis import LyingRedis, ScriptedRedis, bulk
 from support import until
 
 from fastapi_rooms import BackendUnavailable, ConfigurationError
-from fastapi_rooms.backends.redis.cluster import _ask_for_table
 from fastapi_rooms.backends.redis.link import MAX_BACKLOG_TIMEOUTS, Link, Pace
 from fastapi_rooms.backends.redis.places import locate
+from fastapi_rooms.backends.redis.table import ask_for_table
 
 PACE = Pace(timeout=0.2, probe_interval=0.05)
 
@@ -133,7 +133,7 @@ async def test_what_is_no_table_of_slots_is_no_answer():
     async with Nonsense(CLUSTER=b"*1\r\n:5\r\n") as redis:
         (server,) = locate(redis.url.replace("redis://", "redis+cluster://"), 1.0).servers
         with pytest.raises(BackendUnavailable, match="no answer to CLUSTER SLOTS"):
-            await _ask_for_table(server)
+            await ask_for_table(server)
 
 
 async def test_a_master_that_does_not_tell_its_role_is_none():

@@ -149,6 +149,28 @@ async def test_a_new_connection_to_listen_by_is_a_gap(redis, owner):
     await link.stop()
 
 
+async def test_what_somebody_missed_who_did_not_wait_lies_in_the_gap_though_a_probe_was_heard_before(redis, owner):
+    link = Link("redis", redis.dial, PACE, owner, b"probe")
+    await healthy(link)
+    (listener,), (publisher,) = redis.listeners(b"probe"), redis.publishers()
+    redis.confirms = False
+    publisher.hang_up()
+    await until(lambda: owner.health == [True, False])
+    assert link.listener.want([b"room"]) == [], "nobody waits for Redis while it is in doubt"
+    missed = datetime.now(UTC)  # whatever is said in the room from here on
+    await until(lambda: owner.health == [True, False, True])
+    count = len(redis.published)
+    await until(lambda: len(redis.published) >= count + 2, "probes are heard, and the room is not")
+    assert owner.repairs == []
+    listener.say(bulk(b"subscribe", b"room", 2))
+    await until(lambda: owner.repairs)
+    assert owner.repairs[0] <= missed
+    heard_since = link.heard_since
+    await until(lambda: link.heard_since > heard_since)
+    assert len(owner.repairs) == 1
+    await link.stop()
+
+
 async def test_what_others_say_on_its_own_channel_is_no_proof(redis, owner, link):
     redis.passes_on = False
     link.start()

@@ -179,6 +179,10 @@ class Listening(RuleBasedStateMachine):
         assert self.has_raced or self.server.complaints == []
 
     @invariant()
+    def what_is_confirmed_is_not_busy(self):
+        assert not self.listener._confirmed & self.listener._busy, "no such row in the table of the module"
+
+    @invariant()
     def nobody_is_told_too_early(self):
         for one in self.waiting:
             is_lost = one.connection is not self.listener._connection

@@ -38,7 +38,7 @@ def test_a_key_has_a_name_of_its_own_that_picks_no_slot(one, other):
 
 async def test_a_value_is_on_the_line_at_the_call_so_that_nothing_overtakes_it(shared_broker):
     async with running_nodes(shared_broker.url, 1) as (node,):
-        line = node.backend._routes._link.line
+        line = node.backend._topology._link.line
         await until(line.is_idle)
         kept = node.backend.put("a", b"1", 60)
         assert not line.is_idle()

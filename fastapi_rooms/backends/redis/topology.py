@@ -1,4 +1,4 @@
-"""The way from a channel to the server that carries it, as the backend sees it."""
+"""What the backend sees of Redis: one thing to publish to and to hear from, be it one server or many."""
 
 import asyncio
 from collections.abc import Collection, Iterable
@@ -10,8 +10,8 @@ from fastapi_rooms.backends.redis.places import OneServer, SentinelMaster
 from fastapi_rooms.domain.errors import BackendUnavailable
 
 
-class Listening(Protocol):
-    """What routes tell the backend. Nothing of it may block or raise."""
+class TopologyOwner(Protocol):
+    """What a topology tells the backend. Nothing of it may block or raise."""
 
     def on_health(self) -> None:
         """Take note that `is_healthy` may have changed."""
@@ -26,15 +26,15 @@ class Listening(Protocol):
         ...
 
 
-class Routes(Protocol):
-    """Links to one server or to many."""
+class Topology(Protocol):
+    """Finds the server of each channel and key, and has the links to all of them."""
 
     keys_per_command: int
-    """How many keys one command may name, so that one server has them all."""
+    """How many keys one command may name. One server has to have them all."""
 
     @property
     def is_healthy(self) -> bool:
-        """Whether every link is."""
+        """Whether every link is healthy."""
         ...
 
     @property
@@ -44,7 +44,7 @@ class Routes(Protocol):
 
     @property
     def probe_seconds(self) -> float | None:
-        """How long the last probe took, of many links the slowest; None: none was heard yet."""
+        """How long the last probe took, in seconds; with many links that of the slowest. None: none was heard yet."""
         ...
 
     def start(self) -> None:
@@ -56,7 +56,7 @@ class Routes(Protocol):
         ...
 
     async def decided(self) -> None:
-        """Wait until the first attempt has succeeded or failed."""
+        """Wait until the first attempt to connect has succeeded or failed."""
         ...
 
     async def flush(self) -> None:
@@ -85,14 +85,14 @@ class Routes(Protocol):
 
 
 class OneLink(LinkOwner):
-    """Everything goes to one server."""
+    """The topology of one server: everything goes there. See `Topology`."""
 
     keys_per_command = 500  # more in one piece would keep the server from others for too long
 
     def __init__(
-        self, place: OneServer | SentinelMaster, pace: Pace, listening: Listening, probe_channel: bytes
+        self, place: OneServer | SentinelMaster, pace: Pace, owner: TopologyOwner, probe_channel: bytes
     ) -> None:
-        self._listening = listening
+        self._owner = owner
         self._probe_channel = probe_channel
         is_replaced = place.is_replaced if isinstance(place, SentinelMaster) else None
         self._link = Link(str(place), place.dial, pace, self, probe_channel, is_replaced=is_replaced)
@@ -121,7 +121,7 @@ class OneLink(LinkOwner):
         await self._link.stop()
 
     async def decided(self) -> None:
-        """Wait until the first attempt has succeeded or failed."""
+        """Wait until the first attempt to connect has succeeded or failed."""
         await self._link.decided()
 
     async def flush(self) -> None:
@@ -150,12 +150,12 @@ class OneLink(LinkOwner):
 
     def on_health(self, link: Link) -> None:  # noqa: ARG002 - there is only one
         """Pass it on."""
-        self._listening.on_health()
+        self._owner.on_health()
 
     def on_message(self, channel: bytes, payload: bytes) -> None:
         """Pass it on."""
-        self._listening.on_message(channel, payload)
+        self._owner.on_message(channel, payload)
 
     def on_repaired(self, link: Link, since: datetime) -> None:
         """Pass it on, with all that is listened to."""
-        self._listening.on_repaired(since, link.listener.wanted - {self._probe_channel})
+        self._owner.on_repaired(since, link.listener.wanted - {self._probe_channel})
