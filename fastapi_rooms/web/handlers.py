@@ -19,9 +19,6 @@ from fastapi_rooms.engine.manager import ConnectionManager
 logger = logging.getLogger("fastapi_rooms")
 
 
-"""How often a log line that clients can cause is written at most."""
-
-
 class Handler:
     """A user's function and what it wants to be given.
 
