@@ -88,8 +88,8 @@ def ws_route(
         raise ConfigurationError('ws_route takes a path: write @rooms.ws_route("/ws") or @ws_route(router, "/ws")')
     if not isinstance(router, APIRouter | FastAPI):
         raise ConfigurationError(
-            f"ws_route takes an APIRouter or a FastAPI app, not {type(router).__name__}: an extension has one as "
-            "rooms.router"
+            f"ws_route takes an APIRouter or a FastAPI app, not {type(router).__name__}: write ws_route(app, ...), or "
+            "ws_route(rooms.router, ...) where `rooms = RoomsExtension()`"
         )
     template = _checked_template(room, _path_parameters(router, path)) if isinstance(room, str) else None
     sources = {_MANAGER: get_manager, _USER: user_id, _METADATA: metadata}
