@@ -7,6 +7,7 @@ from fastapi_rooms.domain.backend_state import BackendStatus, Gap
 from fastapi_rooms.domain.close_codes import CloseCode, may_reconnect
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.counters import Counters
+from fastapi_rooms.domain.error_code import ErrorCode
 from fastapi_rooms.domain.errors import (
     BackendUnavailable,
     ConfigurationError,
@@ -48,6 +49,7 @@ __all__ = [
     "Counters",
     "Disconnected",
     "DistributedWebSocketManager",
+    "ErrorCode",
     "Gap",
     "HandshakeRefused",
     "Hooks",

@@ -21,6 +21,7 @@ NAMES = [
     "Counters",
     "Disconnected",
     "DistributedWebSocketManager",
+    "ErrorCode",
     "Gap",
     "HandshakeRefused",
     "Hooks",
