@@ -33,8 +33,9 @@ from fastapi_rooms.web.dependencies import ConnectionDep, ManagerDep, current_co
 from fastapi_rooms.web.extension import RoomsExtension
 from fastapi_rooms.web.health import health_router
 from fastapi_rooms.web.identity import Identity
-from fastapi_rooms.web.routes import Incoming, ws_route
+from fastapi_rooms.web.incoming_mark import Incoming
 from fastapi_rooms.web.tickets import Tickets
+from fastapi_rooms.web.ws_route import ws_route
 
 __all__ = [
     "Backend",
