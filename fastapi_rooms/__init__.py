@@ -7,6 +7,7 @@ from fastapi_rooms.domain.backend_state import BackendStatus, Gap
 from fastapi_rooms.domain.close_codes import CloseCode, may_reconnect
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.counters import Counters
+from fastapi_rooms.domain.error_code import ErrorCode
 from fastapi_rooms.domain.errors import (
     BackendUnavailable,
     ConfigurationError,
@@ -34,8 +35,9 @@ from fastapi_rooms.web.extension import RoomsExtension
 from fastapi_rooms.web.gate import check_handshake
 from fastapi_rooms.web.health import health_router
 from fastapi_rooms.web.identity import Identity
-from fastapi_rooms.web.routes import Incoming, ws_route
+from fastapi_rooms.web.incoming_mark import Incoming
 from fastapi_rooms.web.tickets import Tickets
+from fastapi_rooms.web.ws_route import ws_route
 
 __all__ = [
     "Backend",
@@ -50,6 +52,7 @@ __all__ = [
     "Counters",
     "Disconnected",
     "DistributedWebSocketManager",
+    "ErrorCode",
     "Gap",
     "HandshakeRefused",
     "Hooks",

@@ -22,6 +22,7 @@ NAMES = [
     "Counters",
     "Disconnected",
     "DistributedWebSocketManager",
+    "ErrorCode",
     "Gap",
     "HandshakeRefused",
     "Hooks",

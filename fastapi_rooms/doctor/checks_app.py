@@ -5,9 +5,10 @@ from fastapi_rooms.doctor.situation import Situation, Start
 from fastapi_rooms.domain.http_origin import ANY
 
 _ATTACH = (
-    "Attach the extension with `FastAPI(lifespan=rooms.lifespan)`, `app.include_router(rooms.router)`, or `async with "
+    "with `app = FastAPI(lifespan=rooms.lifespan)`, `app.include_router(rooms.router)`, or `async with "
     "rooms.lifespan(app): yield` inside your own lifespan"
 )
+_ATTACH_IT = f"Attach the RoomsExtension, called `rooms` here, {_ATTACH}"
 
 
 def no_rooms(situation: Situation) -> Finding | None:
@@ -15,7 +16,10 @@ def no_rooms(situation: Situation) -> Finding | None:
     if situation.rooms is not None:
         return None
     if situation.app.start is Start.NOBODY:
-        return error("This app has no rooms: its import made no RoomsExtension and no manager.", f"{_ATTACH}.")
+        return error(
+            "This app has no rooms: its import made no RoomsExtension and no manager.",
+            f"Make one, `rooms = RoomsExtension()`, and attach it {_ATTACH}.",
+        )
     return warning(
         "The import of this app made no RoomsExtension and no manager. If its start makes one, nothing about rooms "
         "can be checked.",
@@ -31,13 +35,13 @@ def not_started(situation: Situation) -> Finding | None:
         return error(
             "There is a manager, but nothing starts it with the app: handlers will not find it, and no other node is "
             "heard.",
-            f"{_ATTACH}.",
+            f"{_ATTACH_IT}.",
         )
     if situation.app.start is Start.UNSEEN:
         return warning(
             "The app runs code of its own at its start, in which no `rooms.lifespan` can be seen. Without it handlers "
             "do not find the manager.",
-            f"{_ATTACH}. If your code starts the manager in another way, pass --ignore not-started.",
+            f"{_ATTACH_IT}. If your code starts the manager in another way, pass --ignore not-started.",
         )
     return None
 

@@ -1,5 +1,7 @@
 """Every error that fastapi-rooms raises at its callers. Each text ends with what to do."""
 
+from fastapi_rooms.domain.error_code import ErrorCode
+
 
 class RoomsError(Exception):
     """Root of all errors raised by fastapi-rooms."""
@@ -17,28 +19,28 @@ class RefusedError(RoomsError):
     """A client asked for what it may not have. Escaping from a `ws_route` message handler it becomes an error frame.
 
     Attributes:
-        code: What the client is told.
+        code: What the client is told: an `ErrorCode`, or a `str` of your own.
     """
 
-    code = "refused"
+    code: str = ErrorCode.REFUSED
 
 
 class InvalidName(RefusedError, ValueError):  # noqa: N818 - says what it is
     """A room or a user cannot be called that."""
 
-    code = "invalid_name"
+    code = ErrorCode.INVALID_NAME
 
 
 class JoinRefused(RefusedError):  # noqa: N818 - says what happened
     """A connection may not join a room: the app's `authorize_join` said no."""
 
-    code = "join_refused"
+    code = ErrorCode.JOIN_REFUSED
 
 
 class TooManyRooms(JoinRefused):
     """A connection is in as many rooms as it may be."""
 
-    code = "too_many_rooms"
+    code = ErrorCode.TOO_MANY_ROOMS
 
 
 class NotConnectedError(RoomsError, RuntimeError):

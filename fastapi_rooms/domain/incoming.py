@@ -123,7 +123,7 @@ def _text(detail: ErrorDetails) -> str:
 
 
 def error_message(code: str, **details: Any) -> Message:
-    """Return the error frame `{"type":"error","code":…}` for a client."""
+    """Return the error frame `{"type":"error","code":…}` for a client: an `ErrorCode`, or one of the app's own."""
     message = encode({"type": "error", "code": code, **details})
     assert isinstance(message, Message), "a dict is encoded as JSON"
     return message

@@ -33,9 +33,12 @@ async def get_manager(connection: HTTPConnection) -> ConnectionManager:
     if manager is not None:
         return manager
     raise ConfigurationError(
-        "this app has no rooms manager. Attach the extension with FastAPI(lifespan=rooms.lifespan), with "
-        "app.include_router(rooms.router), or with `async with rooms.lifespan(app): yield` inside your own lifespan. "
-        "If it is attached, its lifespan has not run: in tests, use `with TestClient(app) as client`"
+        "this app has no rooms manager. Make a RoomsExtension and attach it to the app:\n\n"
+        "    rooms = RoomsExtension()\n"
+        "    app = FastAPI(lifespan=rooms.lifespan)\n\n"
+        "app.include_router(rooms.router) attaches it, too, and so does `async with rooms.lifespan(app): yield` inside "
+        "a lifespan of your own. If it is attached, its lifespan has not run: in tests, use `with TestClient(app) as "
+        "client`"
     )
 
 

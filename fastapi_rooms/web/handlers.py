@@ -11,6 +11,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from fastapi_rooms.domain.connection import Connection
+from fastapi_rooms.domain.error_code import ErrorCode
 from fastapi_rooms.domain.errors import BackendUnavailable, RefusedError
 from fastapi_rooms.domain.incoming import Decoder, error_message
 from fastapi_rooms.domain.seldom import Seldom
@@ -18,9 +19,6 @@ from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.sessions import sessions_of
 
 logger = logging.getLogger("fastapi_rooms")
-
-
-"""How often a log line that clients can cause is written at most."""
 
 
 class Handler:
@@ -65,7 +63,7 @@ class Handler:
                     logger.info(
                         "%r was told that other nodes are out of reach: %s (said once a minute)", connection, error
                     )
-                await connection.send(error_message("unavailable"))
+                await connection.send(error_message(ErrorCode.UNAVAILABLE))
             values[name] = message = result = None  # a connection that waits keeps no message # noqa: PLW2901
 
     async def _call(self, connection: Connection, values: dict[str, Any]) -> None:

@@ -47,7 +47,10 @@ def health_router(rooms: "RoomsExtension | ConnectionManager", *, prefix: str = 
     """
     manager = rooms if isinstance(rooms, ConnectionManager) else getattr(rooms, "manager", None)
     if not isinstance(manager, ConnectionManager):
-        raise ConfigurationError(f"health_router takes a RoomsExtension or its manager, not {type(rooms).__name__}")
+        raise ConfigurationError(
+            f"health_router takes a RoomsExtension or its manager, not {type(rooms).__name__}: make "
+            "`rooms = RoomsExtension()` and write app.include_router(health_router(rooms))"
+        )
     router = APIRouter(prefix=prefix, tags=["health"])
 
     @router.get("/live")

@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 
 import fastapi_rooms
 import fastapi_rooms.testing
-from fastapi_rooms import RoomsSettings
+from fastapi_rooms import ErrorCode, RoomsSettings
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -129,6 +129,13 @@ def settings_table() -> str:
 
 def test_the_settings_table_is_the_model() -> None:
     assert settings_table() in (DOCS / "guides" / "settings.md").read_text(), settings_table()
+
+
+def test_the_table_of_error_frames_is_the_enum() -> None:
+    guide = (DOCS / "guides" / "handlers.md").read_text()
+    (table,) = re.findall(r"^\| `code` \|.*\n\|-.*\n((?:\|.*\n)+)", guide, re.MULTILINE)
+    rows = [[cell.strip() for cell in row.split("|")[1:3]] for row in table.splitlines()]
+    assert rows == [*([f"`{code}`", code.meaning] for code in ErrorCode), ["your own", ""]]
 
 
 def test_every_public_name_is_in_the_reference() -> None:

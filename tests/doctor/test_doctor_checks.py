@@ -16,7 +16,12 @@ ROOT = Path(__file__).parents[2]
 
 # The check, how bad it is, what it says in passing, and the situation.
 SPEAKING = [
-    ("no-rooms", "error", "FastAPI(lifespan=rooms.lifespan)", but(without=["rooms"], app={"start": Start.NOBODY})),
+    (
+        "no-rooms",
+        "error",
+        "`rooms = RoomsExtension()`, and attach it with `app = FastAPI(lifespan=rooms.lifespan)`",
+        but(without=["rooms"], app={"start": Start.NOBODY}),
+    ),
     ("no-rooms", "warning", "nothing about rooms can be checked", but(without=["rooms"], app={"start": Start.UNSEEN})),
     ("not-started", "error", "nothing starts it", but(app={"start": Start.NOBODY})),
     ("not-started", "warning", "no `rooms.lifespan` can be seen", but(app={"start": Start.UNSEEN})),

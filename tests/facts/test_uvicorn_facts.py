@@ -270,7 +270,7 @@ async def test_accepting_a_client_that_is_gone_raises_an_os_error(loop):
         await until(lambda: knocked[0].disconnected)
         await server.call(gate.set)
         await until(lambda: outcome)
-    assert isinstance(outcome[0], OSError), "web/routes.py takes an OSError for a client that went"
+    assert isinstance(outcome[0], OSError), "web/session.py takes an OSError for a client that went"
 
 
 @pytest.mark.parametrize("error", [None, ValueError("why")])

@@ -94,7 +94,9 @@ def test_a_decorator_without_its_path_is_refused():
 
 
 def test_an_extension_in_place_of_its_router_is_refused():
-    with pytest.raises(ConfigurationError, match=r"rooms\.router"):
+    with pytest.raises(
+        ConfigurationError, match=r"not RoomsExtension: write ws_route\(app, .*rooms\.router.* = RoomsExtension\(\)"
+    ):
         ws_route(RoomsExtension(), "/ws")
 
 

@@ -20,6 +20,7 @@ from starlette.websockets import WebSocketState
 from fastapi_rooms.domain.close_codes import ABNORMAL, CloseCode
 from fastapi_rooms.domain.connection import Connection, Owner
 from fastapi_rooms.domain.counters import Counters
+from fastapi_rooms.domain.error_code import ErrorCode
 from fastapi_rooms.domain.incoming import error_message
 from fastapi_rooms.domain.rate import Rate
 from fastapi_rooms.domain.settings import RoomsSettings
@@ -211,7 +212,7 @@ class Reader:
         self._dropped = 1 if is_first else self._dropped + 1
         await asyncio.sleep(0)  # a server may have many of them ready: the others get their turn
         if is_first:
-            await self._owner.send_personal(self._connection, error_message("rate_limited"))
+            await self._owner.send_personal(self._connection, error_message(ErrorCode.RATE_LIMITED))
         elif self._dropped >= MAX_DROPPED:
             if self._connection.is_open:
                 self._readers.counters.flooders += 1

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection, Phase
+from fastapi_rooms.domain.error_code import ErrorCode
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.incoming import Decoder, InvalidMessageError, error_message
 from fastapi_rooms.domain.messages import MessageType, is_control, is_pong
@@ -104,7 +105,7 @@ class Received(AsyncIterator[Any]):
                 return True
         self._readers.counters.invalid_messages += 1
         self._invalid_in_a_row += 1
-        await self._connection.send(error_message("invalid_message", errors=error.errors))
+        await self._connection.send(error_message(ErrorCode.INVALID_MESSAGE, errors=error.errors))
         if self._invalid_in_a_row < self._readers.settings.max_invalid_messages:
             return True
         self._readers.counters.unreadable += self._connection.is_open

@@ -1,0 +1,118 @@
+"""`ws_route`: a WebSocket route around a user's handler.
+
+The handler is registered under the signature of its plan: its parameters, less the `Incoming` one, plus what connecting
+needs. So FastAPI solves everything as it does for any route (path parameters, `Depends`, overrides, router prefixes),
+and it does so before accept, where an `HTTPException` can still reach the client.
+"""
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, FastAPI
+from starlette.websockets import WebSocket
+
+from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.web.handlers import Handler
+from fastapi_rooms.web.identity import Identity
+from fastapi_rooms.web.plan import JOIN, METADATA, ROOM, USER, Plan, Source, make_plan, read_options
+from fastapi_rooms.web.session import serve
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def ws_route(
+    router: APIRouter | FastAPI,
+    path: str,
+    *,
+    room: str | Source | None = None,
+    user_id: Source | None = None,
+    metadata: Source | None = None,
+    authorize_join: Callable[..., Any] | None = None,
+    dependencies: Sequence[Source] = (),
+    name: str | None = None,
+) -> Callable[[F], F]:
+    """Register a WebSocket route. The decorated function stays callable as it was written.
+
+    A client of a foreign HTTP origin is refused with 403 before the dependencies of this route. All of them are solved
+    before accept, so an `HTTPException` reaches the client as that HTTP status.
+
+    With an `Incoming[T]` parameter the handler is called once per message, one after the other; what it returns, or
+    yields as an async generator, is sent to the client. Without one it is called once and owns the session
+    (`async for message in connection.messages(T)`); when it returns, the client is closed with 1000. A handler that
+    raises closes its client with 1011.
+
+    Args:
+        router: Where to register.
+        path: The path, with parameters as in any FastAPI route.
+        room: The room to join: a template over the path parameters (`"chat:{room_id}"`), or a dependency that returns
+            a str or None.
+        user_id: A dependency that returns the identity: a str, an `Identity` (which expires), or None.
+        metadata: A dependency that returns a dict for `Connection.metadata`.
+        authorize_join: Asked before the connection joins `room` or any other: `(connection, room, ...)`, `async`, or a
+            function that runs in a thread. Further parameters are solved as those of the handler, once and before
+            accept. What is false, and any exception, means no. In place of the extension's.
+        dependencies: Further dependencies, solved first.
+        name: The name of the route; the handler's by default.
+
+    Raises:
+        ConfigurationError: The handler or the template cannot work.
+    """
+    if not isinstance(path, str):
+        raise ConfigurationError('ws_route takes a path: write @rooms.ws_route("/ws") or @ws_route(router, "/ws")')
+    if not isinstance(router, APIRouter | FastAPI):
+        raise ConfigurationError(
+            f"ws_route takes an APIRouter or a FastAPI app, not {type(router).__name__}: write ws_route(app, ...), or "
+            "ws_route(rooms.router, ...) where `rooms = RoomsExtension()`"
+        )
+    options = read_options(
+        router.prefix + path if isinstance(router, APIRouter) else path,
+        room=room,
+        user_id=user_id,
+        metadata=metadata,
+        authorize_join=authorize_join,
+        dependencies=dependencies,
+    )
+
+    def register(function: F) -> F:
+        endpoint = _endpoint(make_plan(function, options))
+        router.add_api_websocket_route(path, endpoint, name or endpoint.__name__, dependencies=options.dependencies)
+        return function
+
+    return register
+
+
+def _endpoint(plan: Plan) -> Callable[..., Coroutine[Any, Any, None]]:
+    """Return what FastAPI calls with all that it has filled."""
+    handler = Handler(plan.function, plan.message_parameter, plan.message_type)
+    template, authorize_join = plan.options.template, plan.options.authorize_join
+
+    def endpoint(**values: Any) -> Coroutine[Any, Any, None]:
+        manager: ConnectionManager = values[plan.manager]
+        websocket: WebSocket = values[plan.websocket]
+        ours = {name: values.pop(name) for name in plan.ours}
+        room = template.format_map(websocket.path_params) if template is not None else ours.get(ROOM)
+        who = ours.get(USER)
+        identity = who if isinstance(who, Identity) else Identity(_checked("user_id", str, who))
+        metadata = _checked("metadata", Mapping, ours.get(METADATA))
+        ask = authorize_join
+        if ask is not None and JOIN in ours:
+            ask = partial(ask, **ours[JOIN])
+        return serve(websocket, manager, _checked("room", str, room), identity, metadata, ask, handler, values)
+
+    endpoint.__signature__ = plan.signature  # type: ignore[attr-defined]
+    endpoint.__name__ = plan.function.__name__
+    endpoint.__doc__ = plan.function.__doc__
+    return endpoint
+
+
+_RETURNED = {"user_id": "a str, an Identity", "room": "a str", "metadata": "a dict"}
+
+
+def _checked(label: str, kind: type, value: Any) -> Any:
+    if value is None or isinstance(value, kind):
+        return value
+    raise ConfigurationError(
+        f"the {label} dependency returned {type(value).__name__}: return {_RETURNED[label]} or None"
+    )
