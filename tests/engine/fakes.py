@@ -31,6 +31,11 @@ async def ticks(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
+def only_this_task() -> bool:
+    """Return whether nothing runs on this loop beside the test."""
+    return asyncio.all_tasks() == {asyncio.current_task()}
+
+
 class ClockedLoop(asyncio.SelectorEventLoop):
     """A loop whose clock jumps to the next timer instead of waiting for it. Fails where nothing would ever happen."""
 
