@@ -7,11 +7,12 @@ import pytest
 
 from engine.fakes import connected, only_this_task, texts, ticks, until
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
+from fastapi_rooms.engine.hooks import Hooks
 
 
-async def told_of_a_gap(cluster, on_gap):
+async def told_of_a_gap(cluster, on_gap, hook=None):
     """Start a manager that misses something; return it and its connection."""
-    manager = DistributedWebSocketManager(cluster.backends[0], on_gap=on_gap)
+    manager = DistributedWebSocketManager(cluster.backends[0], on_gap=on_gap, hooks=Hooks(gap=hook))
     await manager.start()
     _, connection = await connected(manager, "kitchen", "ann")
     cluster.cut(0)
@@ -48,6 +49,47 @@ async def test_an_app_is_told_what_may_have_missed_something(cluster, kind):
     assert manager.status.gaps == 1
     await manager.stop()
     assert only_this_task()
+
+
+class Listener:
+    def __init__(self):
+        self.heard = []
+
+    def hear(self, gap):
+        self.heard.append(("hear", gap))
+
+    async def hear_later(self, gap):
+        await asyncio.sleep(0)
+        self.heard.append(("hear_later", gap))
+
+
+@pytest.mark.parametrize(
+    ("on_gap", "hook", "heard"),
+    [
+        ("hear", None, ["hear"]),
+        (None, "hear", ["hear"]),
+        (None, "hear_later", ["hear_later"]),
+        ("hear", "hear_later", ["hear", "hear_later"]),
+        ("hear", "hear", ["hear"]),
+        ("hear_later", "hear_later", ["hear_later"]),
+        (None, None, []),
+    ],
+)
+async def test_each_function_is_told_of_a_gap_once_whether_it_is_a_hook_or_on_gap_or_both(cluster, on_gap, hook, heard):
+    listener = Listener()
+    functions = [None if name is None else getattr(listener, name) for name in (on_gap, hook)]
+    manager, _ = await told_of_a_gap(cluster, *functions)
+    await manager.stop()  # calls what is due, and lets it finish
+    assert [name for name, _ in listener.heard] == heard
+    assert all(gap.rooms == {"kitchen"} for _, gap in listener.heard)
+
+
+async def test_the_same_method_of_two_objects_is_two_functions(cluster):
+    one, two = Listener(), Listener()
+    manager, _ = await told_of_a_gap(cluster, one.hear, two.hear)
+    await manager.stop()
+    assert one.heard == two.heard
+    assert len(one.heard) == 1
 
 
 async def test_a_gap_is_logged_without_the_names_of_rooms(cluster, caplog):
