@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from starlette.websockets import WebSocket
+from support import DEADLINE, until  # noqa: F401 - some tests take them from here
 
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.counters import Counters
@@ -13,16 +14,6 @@ from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.outbound.batch import Batch
 from fastapi_rooms.engine.outbound.flusher import Flusher
 from fastapi_rooms.engine.outbound.outbox import Outbox
-
-DEADLINE = 5.0
-"""How long a test waits for a fact before it fails."""
-
-
-async def until(fact: Callable[[], object], seconds: float = DEADLINE, pause: float = 0) -> None:
-    """Let ticks pass until something is true."""
-    async with asyncio.timeout(seconds):
-        while not fact():
-            await asyncio.sleep(pause)
 
 
 async def ticks(count: int = 5) -> None:

@@ -5,8 +5,9 @@ import contextvars
 import logging
 
 import pytest
+from support import until
 
-from engine.fakes import Peer, connected, is_empty, run_clocked, ticks, until
+from engine.fakes import Peer, connected, is_empty, run_clocked, ticks
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.admission.handshake_refused import HandshakeRefused

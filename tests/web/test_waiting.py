@@ -6,8 +6,9 @@ import weakref
 from typing import Any
 
 import pytest
-from engine.fakes import DEADLINE, connected, ticks, until
+from engine.fakes import connected, ticks
 from pydantic import BaseModel
+from support import DEADLINE, until
 
 from fastapi_rooms import BackendUnavailable, Connection, ConnectionManager, RoomsSettings
 from fastapi_rooms.web.handlers import Handler

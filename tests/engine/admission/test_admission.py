@@ -8,8 +8,9 @@ import threading
 import pytest
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.websockets import WebSocketState
+from support import until
 
-from engine.fakes import Peer, connected, is_empty, run_clocked, ticks, until
+from engine.fakes import Peer, connected, is_empty, run_clocked, ticks
 from fastapi_rooms.domain.errors import (
     ConfigurationError,
     InvalidName,
@@ -162,7 +163,7 @@ async def test_a_plain_function_runs_in_a_thread_and_the_loop_goes_on():
 
     manager = ConnectionManager(authorize_join=ask)
     connecting = asyncio.create_task(connected(manager, "a"))
-    await until(entered.is_set, pause=0.001)
+    await until(entered.is_set)
     assert not connecting.done()
     go_on.set()
     _, connection = await connecting

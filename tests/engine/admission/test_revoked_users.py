@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import until
 
-from engine.fakes import Peer, connected, is_empty, ticks, until
+from engine.fakes import Peer, connected, is_empty, ticks
 from engine.scripted import ScriptedBackend
 from fastapi_rooms import (
     BackendUnavailable,

@@ -4,8 +4,9 @@ import asyncio
 import logging
 
 import pytest
+from support import until
 
-from engine.fakes import connected, only_this_task, texts, ticks, until
+from engine.fakes import connected, only_this_task, texts, ticks
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.hooks import Hooks
 

@@ -4,8 +4,9 @@ import asyncio
 from uuid import uuid4
 
 import pytest
+from support import until
 
-from engine.fakes import connected, only_this_task, ticks, until
+from engine.fakes import connected, only_this_task, ticks
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 
@@ -24,7 +25,7 @@ async def test_managers_with_different_prefixes_on_one_redis_do_not_hear_each_ot
         await manager.send_to_user("ann", f"user {prefix}")
         await manager.broadcast(f"all {prefix}")
     expected = [[f"{kind} {prefix}" for kind in ("room", "user", "all")] for prefix in prefixes for _ in range(2)]
-    await until(lambda: [peer.texts for peer in peers] == expected, pause=0.005)
+    await until(lambda: [peer.texts for peer in peers] == expected)
     assert [manager.status.undecodable for manager in managers] == [0] * 6
     await asyncio.gather(*(manager.stop() for manager in managers))
     assert only_this_task()
@@ -51,7 +52,7 @@ async def test_a_stop_that_is_cancelled_wherever_it_is_leaves_nothing_that_hears
         peer, connection = await connected(two)
         await one.broadcast("once")
         await one.send_personal(connection.connection_id, "over")
-        await until(lambda: "over" in peer.texts, pause=0.001)  # noqa: B023 - waited for within the loop
+        await until(lambda: "over" in peer.texts)  # noqa: B023 - waited for within the loop
         assert peer.texts == ["once", "over"]
         two.disconnect(connection)
     assert count > 5

@@ -4,9 +4,10 @@ import asyncio
 import logging
 
 import pytest
+from support import DEADLINE
 
 from engine.distributed.calls import EVERY_CALL, KITCHEN, LOG, every_call
-from engine.fakes import DEADLINE, connected, is_empty, only_this_task, run_clocked, texts, ticks
+from engine.fakes import connected, is_empty, only_this_task, run_clocked, texts, ticks
 from fastapi_rooms.domain.errors import BackendUnavailable
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.testing import LocalCluster

@@ -4,9 +4,10 @@ import asyncio
 from uuid import uuid4
 
 import pytest
+from support import until
 
 from engine.distributed.calls import KITCHEN, LOG
-from engine.fakes import connected, is_empty, texts, ticks, until
+from engine.fakes import connected, is_empty, texts, ticks
 from engine.scripted import OTHER_NODE, text
 from fastapi_rooms.domain.envelope import Envelope, connection_target, room_target, user_target
 from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError, MessageError

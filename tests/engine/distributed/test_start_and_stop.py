@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
+from support import DEADLINE, until
 
 from engine.distributed.calls import every_call
-from engine.fakes import DEADLINE, Peer, connected, is_empty, only_this_task, texts, ticks, until
+from engine.fakes import Peer, connected, is_empty, only_this_task, texts, ticks
 from engine.scripted import ScriptedBackend
 from fastapi_rooms.domain.envelope import EVERYBODY
 from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError, ManagerNotStarted

@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
+from support import DEADLINE, until
 
 from engine.distributed.calls import ANN, KITCHEN
-from engine.fakes import DEADLINE, Peer, connected, is_empty, run_clocked, texts, ticks, until
+from engine.fakes import Peer, connected, is_empty, run_clocked, texts, ticks
 from engine.scripted import OTHER_NODE, ScriptedBackend, text
 from fastapi_rooms.domain.connection import Phase
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, room_target, user_target
@@ -249,7 +250,7 @@ def test_a_peer_that_takes_nothing_loses_its_subscriptions_with_its_socket():
         peer, connection = await connected(manager, "kitchen", "ann")
         peer.reads.clear()
         await connection.send("x")
-        await until(lambda: peer.transport.aborted, pause=0.1)
+        await until(lambda: peer.transport.aborted)
         assert backend.wanted == {EVERYBODY}
         await manager.stop()
 

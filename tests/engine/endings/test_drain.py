@@ -8,8 +8,9 @@ from contextvars import ContextVar
 
 import pytest
 from starlette.exceptions import WebSocketException
+from support import until
 
-from engine.fakes import ImmediateWire, Peer, is_empty, run_clocked, ticks, until
+from engine.fakes import ImmediateWire, Peer, is_empty, run_clocked, ticks
 from engine.scripted import ScriptedBackend
 from fastapi_rooms import (
     ConfigurationError,

@@ -3,8 +3,9 @@
 import asyncio
 
 import pytest
+from support import until
 
-from engine.fakes import connected, is_empty, ticks, until
+from engine.fakes import connected, is_empty, ticks
 from fastapi_rooms.domain.incoming import Decoder
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.manager import ConnectionManager

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 from starlette.websockets import WebSocketDisconnect
+from support import until
 
-from engine.fakes import connected, is_empty, run_clocked, ticks, until
+from engine.fakes import connected, is_empty, run_clocked, ticks
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.incoming import Decoder
 from fastapi_rooms.domain.settings import RoomsSettings
@@ -104,7 +105,7 @@ def test_a_client_that_is_closed_for_what_it_sent_is_forgotten_though_it_takes_n
         peer.reads.clear()
         connection.messages(str)
         peer.say("large")
-        await until(lambda: not manager._readers.tasks, pause=0.1)
+        await until(lambda: not manager._readers.tasks)
         assert is_empty(manager)
         assert manager.disconnect(connection) is None, "the reader was the last to know"
         assert not peer.transport.aborted
