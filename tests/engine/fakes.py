@@ -16,8 +16,18 @@ from fastapi_rooms.engine.outbound.flusher import Flusher
 from fastapi_rooms.engine.outbound.outbox import Outbox
 
 
+async def settled() -> None:
+    """Let everything happen that waits neither for time nor for anybody outside: flushes, tasks, what these begin."""
+    due = asyncio.get_running_loop()._ready  # nothing public says whether a loop has anything left to do at once
+    for _ in range(10_000):
+        await asyncio.sleep(0)
+        if not due:
+            return
+    raise AssertionError("it never comes to rest")
+
+
 async def ticks(count: int = 5) -> None:
-    """Let a few ticks pass: enough for a flush, and for the task of a blocked outbox to run."""
+    """Let so many ticks pass, where a test looks at what is half done; `settled` where it does not."""
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -298,7 +308,7 @@ async def connected(
 
 async def texts(*peers: Peer) -> list[list[object]]:
     """Return what each peer has got, once the outboxes were flushed."""
-    await ticks()
+    await settled()
     return [peer.texts for peer in peers]
 
 

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException, WebSocketException
 from starlette.websockets import WebSocketState
 from support import until
 
-from engine.fakes import Peer, connected, is_empty, run_clocked, ticks
+from engine.fakes import Peer, connected, is_empty, run_clocked, settled
 from fastapi_rooms.domain.errors import (
     ConfigurationError,
     InvalidName,
@@ -258,7 +258,7 @@ async def test_of_two_connects_at_once_the_first_says_who_it_is_and_each_room_is
     await until(lambda: gate.asked)
     second = asyncio.create_task(manager.connect(peer.websocket, "b", "bob", {"is": "second"}))
     third = asyncio.create_task(manager.connect(peer.websocket, "c", "cid"))
-    await ticks()
+    await settled()
     gate.answer(YES)
     connection = await first
     assert (connection.user_id, connection.metadata, connection.rooms) == ("ann", {"is": "first"}, {"a"})
@@ -288,7 +288,7 @@ async def test_who_waits_for_a_connect_that_is_refused_or_given_up_is_asked_abou
     with pytest.raises(HandshakeRefused):
         await first
     await until(lambda: len(gate.asked) == 2)
-    await ticks()
+    await settled()
     assert [room for _, room in gate.asked] == ["a", "b"], "one after the other"
     second.cancel()
     await until(lambda: len(gate.asked) == 3)
@@ -346,7 +346,7 @@ async def test_a_node_takes_as_many_connections_as_it_may_and_those_that_are_ope
     hanging = Peer()
     hanging.accepts.clear()
     opening = asyncio.create_task(manager.connect(hanging.websocket))
-    await ticks()
+    await settled()
     refusal = await refused(manager, Peer(), Refusal.MAX_CONNECTIONS)
     assert (refusal.status_code, refusal.headers) == (503, {"Retry-After": "5"})
     opening.cancel()
@@ -603,7 +603,7 @@ async def test_every_refusal_is_told_with_what_is_known():
     await manager.join_room(connection, "c", authorize=False)
     with pytest.raises(TooManyRooms):
         await manager.join_room(connection, "d", authorize=False)
-    await ticks()
+    await settled()
     assert told == [
         (Refusal.HTTP_ORIGIN, foreign.websocket, None, None),
         (Refusal.JOIN, peer.websocket, "ann", "a"),

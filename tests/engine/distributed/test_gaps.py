@@ -6,7 +6,7 @@ import logging
 import pytest
 from support import until
 
-from engine.fakes import connected, only_this_task, texts, ticks
+from engine.fakes import connected, only_this_task, settled, texts
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.hooks import Hooks
 
@@ -95,7 +95,7 @@ async def test_the_same_method_of_two_objects_is_two_functions(cluster):
 
 async def test_a_gap_is_logged_without_the_names_of_rooms(cluster, caplog):
     manager, _ = await told_of_a_gap(cluster, None)
-    await ticks()
+    await settled()
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith("may have missed messages between ")
@@ -117,10 +117,10 @@ async def test_an_app_that_fails_when_it_is_told_is_logged_and_told_again(cluste
         fail(gap)
 
     manager, _ = await told_of_a_gap(cluster, fail_later if is_async else fail)
-    await ticks()
+    await settled()
     cluster.cut(0)
     cluster.restore(0)
-    await ticks()
+    await settled()
     assert len(told) == 2
     failures = [record for record in caplog.records if record.exc_info]
     assert [record.getMessage()[:9] for record in failures] == ["the hook "], "once a minute"
@@ -139,7 +139,7 @@ async def test_an_app_may_send_when_it_is_told(cluster, nodes):
     manager, connection = await told_of_a_gap(cluster, repair)
     holder.append(manager)
     there, _ = await connected(nodes[1], "kitchen")
-    await ticks()
+    await settled()
     assert connection.is_open
     assert await texts(there) == [["reload, please"]]
     await manager.stop()
@@ -156,10 +156,10 @@ async def test_a_stop_ends_an_app_that_is_being_told(cluster):
             raise
 
     manager, _ = await told_of_a_gap(cluster, linger)
-    await ticks()
+    await settled()
     cluster.cut(0)
     cluster.restore(0)
-    await ticks()
+    await settled()
     await manager.stop()
     assert len(ends) == 2
     assert only_this_task()

@@ -7,7 +7,7 @@ import pytest
 from support import DEADLINE
 
 from engine.distributed.calls import EVERY_CALL, KITCHEN, LOG, every_call
-from engine.fakes import connected, is_empty, only_this_task, run_clocked, texts, ticks
+from engine.fakes import connected, is_empty, only_this_task, run_clocked, settled, texts
 from fastapi_rooms.domain.errors import BackendUnavailable
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.testing import LocalCluster
@@ -35,7 +35,7 @@ async def test_if_publishing_a_close_fails_connections_here_are_closed_and_the_c
     peer, _ = await connected(manager, "kitchen", "ann")
     backend.answers = False
     closing = asyncio.create_task(EVERY_CALL[call](manager))
-    await ticks()
+    await settled()
     assert peer.close_codes == [1000]
     backend.answer("gone")
     with pytest.raises(BackendUnavailable, match="gone"):
@@ -66,7 +66,7 @@ async def test_cancelling_who_waits_takes_nothing_back(manager, backend):
     peer, _ = await connected(manager, "kitchen")
     backend.answers = False
     sending = asyncio.create_task(manager.broadcast_to_room("kitchen", "hi"))
-    await ticks()
+    await settled()
     sending.cancel()
     await asyncio.wait([sending])
     assert sending.cancelled()
@@ -78,7 +78,7 @@ async def test_cancelling_a_close_takes_nothing_back(manager, backend):
     peer, _ = await connected(manager, "kitchen")
     backend.answers = False
     closing = asyncio.create_task(manager.close_room("kitchen", 4000))
-    await ticks()
+    await settled()
     closing.cancel()
     await asyncio.wait([closing])
     assert closing.cancelled()
@@ -130,7 +130,7 @@ async def test_if_failures_are_logged_nobody_waits_for_the_others(logging_manage
     assert peer.texts == ["hi"]
     assert peer.close_codes == [4000]
     backend.answer("no answer")
-    await ticks()
+    await settled()
     assert logging_manager.status.undelivered == 2
     assert [record.getMessage() for record in caplog.records] == [
         "other nodes were not told: no answer (2 so far, said once a minute)"
@@ -142,7 +142,7 @@ async def test_what_succeeds_is_not_logged(logging_manager, backend, caplog):
     backend.answers = False
     assert await logging_manager.broadcast("hi") == 0
     backend.unanswered[0].cancel()
-    await ticks()
+    await settled()
     assert caplog.records == []
 
 
@@ -150,7 +150,7 @@ async def test_a_stop_waits_until_it_is_known_what_became_of_what_nobody_waits_f
     backend.answers = False
     await logging_manager.broadcast("hi")
     stopping = asyncio.create_task(logging_manager.stop())
-    await ticks(20)
+    await settled()
     assert not stopping.done()
     backend.answer("too late")
     await stopping

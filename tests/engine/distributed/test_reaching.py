@@ -7,7 +7,7 @@ import pytest
 from support import until
 
 from engine.distributed.calls import KITCHEN, LOG
-from engine.fakes import connected, is_empty, texts, ticks
+from engine.fakes import connected, is_empty, settled, texts
 from engine.scripted import OTHER_NODE, text
 from fastapi_rooms.domain.envelope import Envelope, connection_target, room_target, user_target
 from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError, MessageError
@@ -140,7 +140,7 @@ async def test_every_kind_of_message_crosses_unchanged(nodes, message, kind, rec
     one, two, _ = nodes
     peers = [(await connected(node, "kitchen"))[0] for node in (one, two)]
     await one.broadcast_to_room("kitchen", message, kind)
-    await ticks(20)
+    await settled()
     key = "text" if isinstance(received, str) else "bytes"
     assert [peer.events for peer in peers] == [[{"type": "websocket.send", key: received}]] * 2
 
@@ -161,7 +161,7 @@ async def test_every_way_to_close_closes_on_all_nodes_behind_what_was_sent(nodes
     await one.broadcast_to_room("kitchen", "before")
     assert await close(one) == 1
     assert is_empty(one)
-    await ticks()
+    await settled()
     assert is_empty(two)
     for peer in peers:
         assert [event["type"] for event in peer.events] == ["websocket.send", "websocket.close"]
@@ -172,7 +172,7 @@ async def test_closing_leaves_out_whom_it_is_told_to(nodes):
     one, two, _ = nodes
     (here, _), (there, kept) = await connected(one, "kitchen"), await connected(two, "kitchen")
     await one.broadcast_to_room("kitchen", 4000, "close", exclude=kept.connection_id)
-    await ticks()
+    await settled()
     assert (here.close_codes, there.close_codes) == ([4000], [])
 
 
@@ -220,7 +220,7 @@ async def test_a_slow_consumer_of_another_node_is_closed_there_and_not_the_sende
     slow.reads.clear()
     for number in range(30):
         assert await one.broadcast_to_room("kitchen", number) == 0
-        await ticks()
+        await settled()
     assert quick.texts == [str(number) for number in range(30)]
     assert not connection.is_open
     assert (one.counters.slow_consumers, two.counters.slow_consumers) == (0, 1)

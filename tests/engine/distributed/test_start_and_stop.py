@@ -6,7 +6,7 @@ import pytest
 from support import DEADLINE, until
 
 from engine.distributed.calls import every_call
-from engine.fakes import Peer, connected, is_empty, only_this_task, texts, ticks
+from engine.fakes import Peer, connected, is_empty, only_this_task, settled, texts
 from engine.scripted import ScriptedBackend
 from fastapi_rooms.domain.envelope import EVERYBODY
 from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError, ManagerNotStarted
@@ -77,7 +77,7 @@ async def test_whoever_starts_concurrently_waits_until_it_is_started(backend):
     manager = DistributedWebSocketManager(backend)
     backend.starts.clear()
     calls = [asyncio.create_task(manager.start()) for _ in range(3)]
-    await ticks()
+    await settled()
     assert not any(call.done() for call in calls)
     with pytest.raises(ManagerNotStarted):
         await manager.broadcast("too early")
@@ -93,7 +93,7 @@ async def test_stopping_is_idempotent_also_concurrently_and_before_the_first_sta
     await manager.start()
     backend.stops.clear()
     calls = [asyncio.create_task(manager.stop()) for _ in range(3)]
-    await ticks()
+    await settled()
     assert not any(call.done() for call in calls)
     backend.stops.set()
     await asyncio.gather(*calls)
@@ -125,9 +125,9 @@ async def test_a_stop_during_the_start_ends_what_was_started(backend):
     manager = DistributedWebSocketManager(backend)
     backend.starts.clear()
     starting = asyncio.create_task(manager.start())
-    await ticks()
+    await settled()
     stopping = asyncio.create_task(manager.stop())
-    await ticks()
+    await settled()
     assert not stopping.done()
     backend.starts.set()
     await asyncio.gather(starting, stopping)
@@ -138,9 +138,9 @@ async def test_a_stop_during_the_start_ends_what_was_started(backend):
 async def test_a_start_during_the_stop_starts_what_was_stopped(manager, backend):
     backend.stops.clear()
     stopping = asyncio.create_task(manager.stop())
-    await ticks()
+    await settled()
     starting = asyncio.create_task(manager.start())
-    await ticks()
+    await settled()
     assert not starting.done()
     backend.stops.set()
     await asyncio.gather(starting, stopping)
@@ -152,7 +152,7 @@ async def test_a_start_that_is_cancelled_leaves_the_next_one_free(backend):
     manager = DistributedWebSocketManager(backend)
     backend.starts.clear()
     call = asyncio.create_task(manager.start())
-    await ticks()
+    await settled()
     call.cancel()
     await asyncio.wait([call])
     assert call.cancelled()
@@ -166,7 +166,7 @@ async def test_a_start_that_is_cancelled_leaves_the_next_one_free(backend):
 async def test_a_stop_that_is_cancelled_can_be_called_again(manager, backend):
     backend.stops.clear()
     call = asyncio.create_task(manager.stop())
-    await ticks()
+    await settled()
     call.cancel()
     await asyncio.wait([call])
     assert call.cancelled()
@@ -223,7 +223,7 @@ async def test_a_stop_does_not_wait_for_a_handshake_whose_subscription_is_not_co
     backend.confirms = False
     peer = Peer()
     connecting = asyncio.create_task(manager.connect(peer.websocket, "kitchen"))
-    await ticks()
+    await settled()
     async with asyncio.timeout(DEADLINE):
         await manager.stop()
     assert is_empty(manager)
@@ -246,7 +246,7 @@ async def test_it_starts_degraded_serves_its_own_and_connects_when_it_can(cluste
         await one.broadcast_to_room("kitchen", "for us")
     cluster.restore(0)
     await one.broadcast_to_room("kitchen", "for all")
-    await ticks()
+    await settled()
     await two.broadcast_to_room("kitchen", "for all, too")
     assert await texts(here, there) == [["for us", "for all", "for all, too"], ["for all", "for all, too"]]
     assert one.status.connected
@@ -304,13 +304,13 @@ async def test_who_comes_to_the_end_of_the_handshake_when_the_node_was_stopped_i
     backend.confirms = False
     peer = Peer()
     connecting = asyncio.create_task(manager.connect(peer.websocket, "kitchen", "ann"))
-    await ticks()
+    await settled()
     await manager.stop()
     backend.confirm()
     with pytest.raises(HandshakeRefused) as refusal:
         await connecting
     assert (refusal.value.status_code, refusal.value.headers["Retry-After"]) == (503, "5")
-    await ticks()
+    await settled()
     assert [(one.reason, one.user_id) for one in told] == [("draining", "ann")]
     assert manager.counters.refused == {"draining": 1}
     assert peer.events == []

@@ -6,7 +6,7 @@ import pytest
 from support import DEADLINE, until
 
 from engine.distributed.calls import ANN, KITCHEN
-from engine.fakes import Peer, connected, is_empty, run_clocked, texts, ticks
+from engine.fakes import Peer, connected, is_empty, run_clocked, settled, texts
 from engine.scripted import OTHER_NODE, ScriptedBackend, text
 from fastapi_rooms.domain.connection import Phase
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, room_target, user_target
@@ -20,10 +20,10 @@ async def test_a_handshake_is_answered_when_its_subscriptions_are_confirmed(mana
     backend.confirms = False
     peer = Peer()
     call = asyncio.create_task(manager.connect(peer.websocket, "kitchen", "ann"))
-    await ticks()
+    await settled()
     assert backend.wanted == {EVERYBODY, KITCHEN, ANN}
     backend.confirm(KITCHEN)
-    await ticks()
+    await settled()
     assert peer.events == []
     assert manager.active_connections == 0
     backend.confirm(ANN)
@@ -35,7 +35,7 @@ async def test_what_other_nodes_say_meanwhile_waits_for_the_answer_to_the_handsh
     backend.confirms = False
     peer = Peer()
     call = asyncio.create_task(manager.connect(peer.websocket, "kitchen", "ann"))
-    await ticks()
+    await settled()
     backend.confirm(KITCHEN)
     backend.receiver.receive(text("room", KITCHEN))
     backend.confirm(ANN)
@@ -55,7 +55,7 @@ async def test_a_join_returns_when_it_is_confirmed_for_whoever_joins_meanwhile_t
     connections = [(await connected(manager))[1] for _ in range(3)]
     backend.confirms = False
     calls = [asyncio.create_task(manager.join_room(connection, "kitchen")) for connection in connections]
-    await ticks()
+    await settled()
     assert len(manager.get_room_members("kitchen")) == 3, "it hears the room from the first moment"
     assert not any(call.done() for call in calls)
     backend.confirm()
@@ -66,7 +66,7 @@ async def test_a_socket_that_is_connected_again_waits_for_its_new_room(manager, 
     peer, connection = await connected(manager, "kitchen")
     backend.confirms = False
     call = asyncio.create_task(manager.connect(peer.websocket, "hall"))
-    await ticks()
+    await settled()
     assert not call.done()
     backend.confirm()
     assert await call is connection
@@ -89,7 +89,7 @@ async def test_a_join_that_is_cancelled_while_it_waits_has_joined(manager, backe
     peer, connection = await connected(manager)
     backend.confirms = False
     call = asyncio.create_task(manager.join_room(connection, "kitchen"))
-    await ticks()
+    await settled()
     call.cancel()
     await asyncio.wait([call])
     assert call.cancelled()
@@ -106,7 +106,7 @@ async def test_a_join_that_is_cancelled_leaves_the_others_waiting_for_the_same_r
     connections = [(await connected(manager))[1] for _ in range(2)]
     backend.confirms = False
     impatient, patient = [asyncio.create_task(manager.join_room(each, "kitchen")) for each in connections]
-    await ticks()
+    await settled()
     impatient.cancel()
     await asyncio.wait([impatient])
     assert not patient.done()
@@ -118,7 +118,7 @@ async def test_a_connection_that_is_cancelled_while_it_waits_leaves_nothing_behi
     backend.confirms = False
     peer = Peer()
     call = asyncio.create_task(manager.connect(peer.websocket, "kitchen", "ann"))
-    await ticks()
+    await settled()
     call.cancel()
     await asyncio.wait([call])
     assert call.cancelled()
@@ -131,7 +131,7 @@ async def test_a_connection_that_is_cancelled_leaves_what_others_have_in_common_
     _, kept = await connected(manager, "kitchen", "ann")
     backend.confirms = False
     call = asyncio.create_task(manager.connect(Peer().websocket, "kitchen", "ann"))
-    await ticks()
+    await settled()
     call.cancel()
     await asyncio.wait([call])
     assert manager.get_room_members("kitchen") == [kept]
@@ -156,7 +156,7 @@ async def test_a_connection_that_ends_while_its_subscription_is_confirmed_is_not
     backend.confirms = False
     peer = Peer()
     call = asyncio.create_task(manager.connect(peer.websocket, "kitchen", "ann"))
-    await ticks()
+    await settled()
     result = end(manager, peer, backend)
     if asyncio.iscoroutine(result):
         assert await result == 1
@@ -164,7 +164,7 @@ async def test_a_connection_that_ends_while_its_subscription_is_confirmed_is_not
     assert backend.wanted == {EVERYBODY}
     backend.confirm()
     connection = await call
-    await ticks()
+    await settled()
     assert not connection.is_open
     assert peer.close_codes == close_codes
     assert is_empty(manager)
@@ -176,7 +176,7 @@ async def test_a_client_that_goes_while_its_subscription_is_confirmed_leaves_not
     peer = Peer()
     peer.accept_error = ConnectionResetError("the client is gone")
     call = asyncio.create_task(manager.connect(peer.websocket, "kitchen", "ann"))
-    await ticks()
+    await settled()
     backend.receiver.receive(text("lost", KITCHEN))
     backend.confirm()
     with pytest.raises(ConnectionResetError):
@@ -190,11 +190,11 @@ async def test_a_room_that_is_left_and_joined_again_while_it_is_confirmed_is_wan
     _, connection = await connected(manager)
     backend.confirms = False
     first = asyncio.create_task(manager.join_room(connection, "kitchen"))
-    await ticks()
+    await settled()
     assert await manager.leave_room(connection, "kitchen")
     assert backend.wanted == {EVERYBODY}
     second = asyncio.create_task(manager.join_room(connection, "kitchen"))
-    await ticks()
+    await settled()
     assert backend.wanted == {EVERYBODY, KITCHEN}
     backend.confirm()
     assert await asyncio.gather(first, second) == [True, True]
@@ -261,7 +261,7 @@ async def test_a_user_is_heard_of_until_the_last_device_is_gone(nodes):
     one, two, _ = nodes
     (phone, first), (laptop, _) = await connected(two, user_id="ann"), await connected(two, user_id="ann")
     await one.send_to_user("ann", "both")
-    await ticks()
+    await settled()
     two.disconnect(first)
     await one.send_to_user("ann", "one")
     assert await texts(phone, laptop) == [["both"], ["both", "one"]]

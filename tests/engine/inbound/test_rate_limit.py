@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from support import until
 
-from engine.fakes import connected, is_empty, ticks
+from engine.fakes import connected, is_empty, settled
 from fastapi_rooms.domain.incoming import Decoder
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.inbound import reader as reader_module
@@ -46,7 +46,7 @@ class Client:
         for message in messages:
             self.peer.say(message)
         await until(self.peer._incoming.empty)
-        await ticks()
+        await settled()
 
     async def end(self):
         self.go_on.set()
@@ -161,7 +161,7 @@ async def test_what_a_client_could_not_send_while_its_handler_was_slow_is_not_he
     await client.say(*"abc")
     for number in range(20):
         client.peer.say(str(number))
-    await ticks()
+    await settled()
     assert client.manager.reader(client.connection).is_held_up
     clock.now += 2.75  # after 0.75 s its bucket was full again
     client.go_on.set()
@@ -239,7 +239,7 @@ async def test_what_the_app_does_not_allow_is_dropped_in_the_same_way(client_wit
     client = await client_with(limit_async if is_async else limit)
     await client.say(*"abcd")
     await until(lambda: len(asked) == 5)
-    await ticks()
+    await settled()
     assert client.got == list("ab")
     assert client.peer.texts == [TOLD]
     counters = client.manager.counters
@@ -304,15 +304,15 @@ async def test_who_is_closed_for_something_else_and_floods_on_is_counted_once(en
     if ended_by == "overflow":
         while connection.is_open:
             await manager.broadcast_to_room("room", "x")
-            await ticks()
+            await settled()
     else:
         await connection.send("x")
-        await ticks()
+        await settled()
         await connection.close(4000)
     for _ in range(300):
         peer.say("hi")
     await until(peer._incoming.empty)
-    await ticks()
+    await settled()
     closed = {reason: count for reason, count in manager.stats().closed.items() if count}
     assert closed == ({"slow_consumer": 1} if ended_by == "overflow" else {})
     assert manager.counters.received_messages == manager.counters.rate_limited_messages == 0
