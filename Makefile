@@ -21,6 +21,9 @@ PYTEST := $(BIN)/python -m $(if $(COVERAGE),coverage run -m )pytest
 PARALLEL = --numprocesses $(WORKERS) --dist worksteal -m "not long"
 PARALLEL_TIMED = --numprocesses $(WORKERS) --dist loadfile -m "not long"
 
+# Where nothing may be written beside the sources, each process of the tests would read and compile all of them again.
+test test-long soak test-fast test-lowest: export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo demo-cluster bench test coverage test-long soak test-fast test-lowest check format-check lint imports types docs docs-serve format clean
 
 demo: $(VENV)/.demo
