@@ -1,6 +1,6 @@
 # make demo   the chat on http://127.0.0.1:8000 (PORT=8001 for another port)
 # make demo-cluster   two nodes of it, joined by a Valkey that comes in a wheel (PORTS="8100 8101" for other ports)
-# make test   all tests; make coverage is the same, and says what they leave out
+# make test   all tests; COVERAGE=1 has it say what they leave out, too, as make coverage does
 # make check  all that CI runs
 # make bench  how fast it is on this machine: takes about seven minutes (BENCH="--quick" for one), writes build/benchmarks
 # Python >= 3.11 and make are enough; PYTHON=python3.13 picks an interpreter, VENV=.venv313 another environment.
@@ -8,15 +8,21 @@ PYTHON ?= python3
 PORT ?= 8000
 PORTS ?= 8000 8001
 BENCH ?=
+COVERAGE ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 # What waits for brokers, or for a server that drains, mostly waits, and looks at the clock: more of it side by side, but
 # not beside the rest.
 TIMED := tests/integration/test_drain.py tests/backends/redis_backend tests/faults tests/faults_groups
-WORKERS := 4
+# To be measured costs the tests half as much again, and some look at the clock.
+WORKERS = $(if $(COVERAGE),3,4)
+PYTEST := $(BIN)/python -m $(if $(COVERAGE),coverage run -m )pytest
 PARALLEL = --numprocesses $(WORKERS) --dist worksteal -m "not long"
 PARALLEL_TIMED = --numprocesses $(WORKERS) --dist loadfile -m "not long"
+
+# Where nothing may be written beside the sources, each process of the tests would read and compile all of them again.
+test test-long soak test-fast test-lowest: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo demo-cluster bench test coverage test-long soak test-fast test-lowest check format-check lint imports types docs docs-serve format clean
 
@@ -30,17 +36,14 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(BENCH)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PARALLEL) $(TIMED:%=--ignore=%)
-	$(BIN)/python -m pytest $(PARALLEL_TIMED) $(TIMED)
+	$(if $(COVERAGE),$(BIN)/python -m coverage erase)
+	$(PYTEST) $(PARALLEL) $(TIMED:%=--ignore=%)
+	$(PYTEST) $(PARALLEL_TIMED) $(TIMED)
+	$(if $(COVERAGE),$(BIN)/python -m coverage combine --quiet)
+	$(if $(COVERAGE),$(BIN)/python -m coverage report)
 
-# To be measured costs the tests half as much again, and some look at the clock.
-coverage: WORKERS := 3
-coverage: $(VENV)/.dev
-	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest $(PARALLEL) $(TIMED:%=--ignore=%)
-	$(BIN)/python -m coverage run -m pytest $(PARALLEL_TIMED) $(TIMED)
-	$(BIN)/python -m coverage combine --quiet
-	$(BIN)/python -m coverage report
+coverage:
+	$(MAKE) test COVERAGE=1
 
 test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses 2 -m long --ignore=tests/soak
@@ -52,11 +55,12 @@ test-fast: $(VENV)/.dev  ## no browser, no coverage, stop at the first failure
 	$(BIN)/python -m pytest -x $(PARALLEL) -m "not browser and not slow and not long"
 
 # Without tests/docs: the docs are written for the current FastAPI, whose security classes work on WebSockets.
+test-lowest: COVERAGE :=
 test-lowest: $(VENV)-lowest/.dev
 	$(VENV)-lowest/bin/python -m pytest $(PARALLEL) -m "not browser and not long" --ignore=tests/docs $(TIMED:%=--ignore=%)
 	$(VENV)-lowest/bin/python -m pytest $(PARALLEL_TIMED) $(TIMED)
 
-check: format-check lint imports types coverage docs
+check: format-check lint imports types coverage test-long soak docs test-lowest
 
 format-check: $(VENV)/.dev
 	$(BIN)/python -m ruff format --check .

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import inspect
 import json
 import socket
 import struct
@@ -18,6 +19,9 @@ from websockets.exceptions import ConnectionClosed
 
 DEADLINE = 10.0
 """How long a test waits for a fact before it fails."""
+
+TICKS = 20
+"""How many ticks `until` lets pass before it looks at the clock."""
 
 
 class LiveServer:
@@ -196,12 +200,38 @@ class HesitantAccept:
         await self.app(scope, receive, send_and_wait if scope["type"] == "websocket" else send)
 
 
-async def until(fact: Callable[[], Any], what: str = "", seconds: float = DEADLINE) -> Any:
-    """Wait until something is true and return it: facts on another thread tell nobody, so look again and again."""
-    async with asyncio.timeout(seconds):
-        while not (value := fact()):
-            await asyncio.sleep(0.005)
+async def until(fact: Callable[[], Any], what: str = "", seconds: float = DEADLINE, pause: float = 0.005) -> Any:
+    """Wait until something is true and return it; fail with what was waited for. The fact may be `async`.
+
+    Facts tell nobody, so it looks again and again: at first tick by tick, which is enough for most of what happens on
+    this loop, then every `pause` seconds.
+    """
+    looks = 0
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            while not (value := await _looked_at(fact)):
+                looks += 1
+                await asyncio.sleep(0 if looks < TICKS else pause)
+    except TimeoutError:
+        if not deadline.expired():
+            raise  # the fact's own
+        raise TimeoutError(f"not within {seconds} s: {what or _in_words(fact)}") from None
     return value
+
+
+async def _looked_at(fact: Callable[[], Any]) -> Any:
+    value = fact()
+    return await value if inspect.isawaitable(value) else value
+
+
+def _in_words(fact: Callable[[], Any]) -> str:
+    """Return the line that waits for a fact, or its name."""
+    if getattr(fact, "__name__", "") != "<lambda>":
+        return repr(fact)
+    try:
+        return " ".join(inspect.getsource(fact).split())
+    except OSError:  # it was not read from a file
+        return repr(fact)
 
 
 def counted(numbers: Mapping[str, int]) -> dict[str, int]:

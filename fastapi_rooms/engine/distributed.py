@@ -67,7 +67,8 @@ class DistributedWebSocketManager(ConnectionManager):
         redis_url: A URL (`redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://`), a ready client
             of `redis.asyncio`, or any other `Backend`.
         settings: Limits and policies.
-        on_gap: Called with a `Gap` when this node hears the others again after it did not; as `Hooks.gap`.
+        on_gap: Called with a `Gap` when this node hears the others again after it did not; as `Hooks.gap`. A function
+            that is given as both is called once.
         authorize_join: Asked before a connection joins a room.
         limiter: Asked whether a connection may do something.
         hooks: What the app wants to be told.
@@ -249,7 +250,8 @@ class DistributedWebSocketManager(ConnectionManager):
         )
         self._parts.revoked.apply_soon(gap.users)
         self._parts.announcer.tell(self._on_gap, gap)
-        self._parts.announcer.tell(self._parts.hooks.gap, gap)
+        if self._parts.hooks.gap != self._on_gap:  # not `is`: a method is another object each time it is looked up
+            self._parts.announcer.tell(self._parts.hooks.gap, gap)
 
     async def _close_user(self, target: Target, close: Close, revocation: Revocation) -> int:
         self._check_started()

@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.engine.admission.questions import check_answers
 from fastapi_rooms.web.dependencies import get_manager
-from fastapi_rooms.web.gate import gate
+from fastapi_rooms.web.gate import check_handshake
 from fastapi_rooms.web.incoming_mark import message_type
 from fastapi_rooms.web.mistakes import refuse_mistakes
 from fastapi_rooms.web.room_template import check_template
@@ -101,7 +101,7 @@ def read_options(
     return Options(
         template=template,
         parameters=tuple(parameters),
-        dependencies=(Depends(gate), *(_depends("dependencies", source) for source in dependencies)),
+        dependencies=(Depends(check_handshake), *(_depends("dependencies", source) for source in dependencies)),
         authorize_join=authorize_join,
     )
 

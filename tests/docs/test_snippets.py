@@ -11,7 +11,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ import pytest
 from brokers.server import Broker
 from fastapi import FastAPI, WebSocket
 from live_server import live_server
+from support import until
+from type_checker import check_types
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -70,12 +72,6 @@ async def close_code(client: ClientConnection) -> int | None:
         return closed.rcvd.code if closed.rcvd else None
 
 
-async def eventually(fact: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while not await fact():
-            await asyncio.sleep(0.005)
-
-
 async def refusal(connecting: connect) -> int:
     with pytest.raises(InvalidStatus) as refused:
         await connecting
@@ -112,7 +108,7 @@ async def test_quickstart_identity() -> None:
         async def is_empty() -> bool:
             return (await site.http.get("/rooms/lobby")).json() == []
 
-        await eventually(is_empty)
+        await until(is_empty)
 
 
 async def test_quickstart_messages() -> None:
@@ -360,7 +356,7 @@ async def test_operations() -> None:
         async def is_told() -> bool:
             return (await site.http.get("/internal/rooms")).json()["connections"] == 0
 
-        await eventually(is_told)
+        await until(is_told)
         numbers = (await site.http.get("/internal/rooms")).json()
         assert (numbers["refused"]["http_origin"], numbers["refused"]["join"]) == (1, 0)
         journal = importlib.import_module("operations").journal
@@ -465,7 +461,7 @@ async def test_many_nodes_errors(broker: Broker, monkeypatch: pytest.MonkeyPatch
         async def both_know() -> bool:
             return not any([(await site.http.get("/status")).json()["connected"] for site in (here, there)])
 
-        await eventually(both_know)
+        await until(both_know)
         assert (await here.http.post("/announce", json={"text": "tea"})).json() == {"everywhere": False}
         assert await receive(ann) == "tea"
         await bob.send("hello")
@@ -476,7 +472,7 @@ async def test_many_nodes_errors(broker: Broker, monkeypatch: pytest.MonkeyPatch
         async def is_back() -> bool:
             return (await here.http.post("/announce", json={"text": "back"})).json()["everywhere"]
 
-        await eventually(is_back)
+        await until(is_back)
 
 
 async def test_many_nodes_gap(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -675,16 +671,5 @@ def test_every_snippet_is_tested() -> None:
 
 def test_snippets_pass_mypy_strict(request: pytest.FixtureRequest) -> None:
     pytest.importorskip("mypy", reason="only in the development environment")
-    run = subprocess.run(
-        [
-            *(sys.executable, "-m", "mypy", "--strict", "--config-file="),
-            *("--cache-dir", str(request.config.cache.mkdir("mypy"))),
-            *sorted(file.name for file in SNIPPETS.glob("*.py")),
-        ],
-        cwd=SNIPPETS,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
+    run = check_types(request.config, SNIPPETS, sorted(file.name for file in SNIPPETS.glob("*.py")))
     assert run.returncode == 0, run.stdout + run.stderr

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from starlette.websockets import WebSocket
+from support import DEADLINE, until  # noqa: F401 - some tests take them from here
 
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.counters import Counters
@@ -14,21 +15,26 @@ from fastapi_rooms.engine.outbound.batch import Batch
 from fastapi_rooms.engine.outbound.flusher import Flusher
 from fastapi_rooms.engine.outbound.outbox import Outbox
 
-DEADLINE = 5.0
-"""How long a test waits for a fact before it fails."""
 
-
-async def until(fact: Callable[[], object], seconds: float = DEADLINE, pause: float = 0) -> None:
-    """Let ticks pass until something is true."""
-    async with asyncio.timeout(seconds):
-        while not fact():
-            await asyncio.sleep(pause)
+async def settled() -> None:
+    """Let everything happen that waits neither for time nor for anybody outside: flushes, tasks, what these begin."""
+    due = asyncio.get_running_loop()._ready  # nothing public says whether a loop has anything left to do at once
+    for _ in range(10_000):
+        await asyncio.sleep(0)
+        if not due:
+            return
+    raise AssertionError("it never comes to rest")
 
 
 async def ticks(count: int = 5) -> None:
-    """Let a few ticks pass: enough for a flush, and for the task of a blocked outbox to run."""
+    """Let so many ticks pass, where a test looks at what is half done; `settled` where it does not."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+def only_this_task() -> bool:
+    """Return whether nothing runs on this loop beside the test."""
+    return asyncio.all_tasks() == {asyncio.current_task()}
 
 
 class ClockedLoop(asyncio.SelectorEventLoop):
@@ -302,7 +308,7 @@ async def connected(
 
 async def texts(*peers: Peer) -> list[list[object]]:
     """Return what each peer has got, once the outboxes were flushed."""
-    await ticks()
+    await settled()
     return [peer.texts for peer in peers]
 
 

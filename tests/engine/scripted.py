@@ -6,8 +6,16 @@ from datetime import UTC, datetime
 
 from fastapi_rooms.backends.contract import Receiver
 from fastapi_rooms.domain.backend_state import BackendStatus
-from fastapi_rooms.domain.envelope import Envelope, Target
+from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target
 from fastapi_rooms.domain.errors import BackendUnavailable
+from fastapi_rooms.domain.messages import Message
+
+OTHER_NODE = "0123456789abcdef0123456789abcdef"
+
+
+def text(payload: str, target: Target = EVERYBODY, excluded: Collection[str] = ()) -> Envelope:
+    """What another node says."""
+    return Envelope(OTHER_NODE, target, Message(payload.encode(), is_text=True), frozenset(excluded))
 
 
 class ScriptedBackend:

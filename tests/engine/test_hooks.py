@@ -5,8 +5,9 @@ import contextvars
 import logging
 
 import pytest
+from support import until
 
-from engine.fakes import Peer, connected, is_empty, run_clocked, ticks, until
+from engine.fakes import Peer, connected, is_empty, run_clocked, settled
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.admission.handshake_refused import HandshakeRefused
@@ -44,7 +45,7 @@ async def test_a_life_is_told_in_order_and_after_the_event():
     peer = Peer()
     connection = await manager.connect(peer.websocket, "a", "ann")
     assert diary.entries == [], "not before the end of the tick"
-    await ticks()
+    await settled()
     await manager.join_room(connection, "b")
     await manager.join_room(connection, "b")
     await manager.leave_room(connection, "a")
@@ -52,7 +53,7 @@ async def test_a_life_is_told_in_order_and_after_the_event():
     await connection.close(4000, "enough")
     await connection.close(4001, "again")
     manager.disconnect(connection)
-    await ticks()
+    await settled()
     assert diary.entries == [
         ("connected", True),
         ("joined", "a", True),
@@ -76,7 +77,7 @@ async def ended(diary, manager, *, reads=True):
     peer, connection = await connected(manager, "a", "ann")
     if reads:
         connection.messages(str)
-    await ticks()
+    await settled()
     return peer, connection
 
 
@@ -110,7 +111,7 @@ async def test_our_code_is_told_and_not_what_the_client_answers():
     peer, connection = await ended(diary, manager)
     await connection.close(4000, "ours")
     peer.go(4999)
-    await ticks()
+    await settled()
     assert [(end.code, end.reason) for end in diary.ends] == [(4000, "ours")]
     await manager.stop()
 
@@ -121,7 +122,7 @@ async def test_who_is_forgotten_has_no_code(reads):
     manager = ConnectionManager(hooks=diary.hooks)
     _, connection = await ended(diary, manager, reads=reads)
     manager.disconnect(connection)
-    await ticks()
+    await settled()
     assert [(end.code, end.reason) for end in diary.ends] == [(None, "")]
     await manager.stop()
 
@@ -144,12 +145,12 @@ async def test_who_is_found_gone_when_it_is_written_to_is_told_once(reads):
     await connection.send("x")
     await until(lambda: not connection.is_open)
     if reads:
-        await ticks()
+        await settled()
         assert diary.ends == [], "the reader will see why"
         peer.go(1001)
     await until(lambda: diary.ends)
     manager.disconnect(connection)
-    await ticks()
+    await settled()
     assert [end.code for end in diary.ends] == [1001 if reads else 1006]
     assert diary.entries[-2:] == [("left", "a"), ("disconnected", diary.ends[0].code, "")]
     await manager.stop()
@@ -162,7 +163,7 @@ async def test_a_slow_consumer_is_told_and_how_it_ended():
     peer.reads.clear()
     for _ in range(4):
         await connection.send("x")
-        await ticks()
+        await settled()
     assert diary.entries[-3:] == [("overflow",), ("left", "a"), ("disconnected", 1013, "slow consumer")]
     peer.reads.set()
     await manager.stop()
@@ -183,7 +184,7 @@ def test_a_stalled_peer_is_told_when_it_is_aborted(reads):
         assert (end.code, end.connection) == (1006, connection)
         assert end.seconds + 110 >= 107, "of the wall clock, which does not jump"
         peer.go(1001)
-        await ticks()
+        await settled()
         assert len(diary.ends) == 1
         await manager.stop()
 
@@ -199,7 +200,7 @@ async def test_how_long_it_was_connected_is_told_in_seconds(monkeypatch):
     _, later = await connected(manager)
     later.connected_at = later.connected_at.replace(year=later.connected_at.year + 1)
     await later.close()
-    await ticks()
+    await settled()
     lasted, none = (end.seconds for end in diary.ends)
     assert 365 * 86_400 <= lasted < 367 * 86_400
     assert none == 0, "the wall clock was set back"
@@ -216,7 +217,7 @@ async def test_who_was_never_open_is_not_told_of_though_it_was_in_rooms(how):
     peer = Peer()
     peer.accepts.clear()
     connecting = asyncio.create_task(manager.connect(peer.websocket, "a"))
-    await ticks()
+    await settled()
     await manager.join_room(peer.websocket, "b")
     await manager.join_room(peer.websocket, "c")
     await manager.leave_room(peer.websocket, "c")
@@ -229,7 +230,7 @@ async def test_who_was_never_open_is_not_told_of_though_it_was_in_rooms(how):
             manager.disconnect(peer.websocket)
     peer.accepts.set()
     await asyncio.wait([connecting])
-    await ticks()
+    await settled()
     assert diary.entries == []
     assert connecting.exception() is None or how == "fails"
     assert is_empty(manager)
@@ -242,11 +243,11 @@ async def test_rooms_that_were_joined_during_the_handshake_are_told_when_it_is_o
     peer = Peer()
     peer.accepts.clear()
     connecting = asyncio.create_task(manager.connect(peer.websocket, "a"))
-    await ticks()
+    await settled()
     await manager.join_room(peer.websocket, "b")
     peer.accepts.set()
     await connecting
-    await ticks()
+    await settled()
     assert diary.entries[0] == ("connected", True)
     assert sorted(diary.entries[1:]) == [("joined", "a", True), ("joined", "b", True)]
     await manager.stop()
@@ -271,7 +272,7 @@ async def test_hooks_that_raise_break_nothing_and_are_logged(is_async, caplog):
     with pytest.raises(Exception, match="403"):
         await manager.connect(Peer().websocket, "no")
     assert await manager.broadcast_to_room("a", "x") == 2
-    await ticks()
+    await settled()
     assert peer.texts == other.texts == ["x"]
     await manager.leave_room(connection, "a")
     await connection.close()
@@ -303,7 +304,7 @@ async def test_async_hooks_run_beside_each_other_and_are_ended_with_the_manager(
     settings = RoomsSettings(disconnect_grace=0.05)
     manager = ConnectionManager(settings, hooks=Hooks(connected=take_for_ever, disconnected=at_once))
     connections = [(await connected(manager))[1] for _ in range(3)]
-    await ticks()
+    await settled()
     assert begun == connections
     assert {task.get_name() for task in manager._parts.announcer._tasks} == {"fastapi_rooms hook"}
     await manager.stop()
@@ -374,10 +375,10 @@ async def test_a_hook_does_not_see_the_context_of_who_caused_the_event():
     manager = ConnectionManager(hooks=Hooks(connected=lambda connection: seen.append(request.get()), joined=None))
     request.set("mine")
     await connected(manager)
-    await ticks()
+    await settled()
     manager._parts.hooks = manager._parts.lifecycle._hooks = Hooks(connected=look)
     await connected(manager)
-    await ticks()
+    await settled()
     assert seen == [None, None]
     await manager.stop()
 
@@ -391,7 +392,7 @@ async def test_a_hook_that_causes_events_is_told_of_them_after_those_that_are_du
     assert told == []
     await announcer.stop()
     assert told == [1, 2, 3]
-    await ticks()
+    await settled()
     assert told == [1, 2, 3], "what was scheduled has nothing left to call"
 
 
@@ -401,7 +402,7 @@ def test_what_was_due_on_a_loop_that_has_ended_is_told_on_the_next():
 
     async def main():
         announcer.tell(told.append, 2)
-        await ticks()
+        await settled()
 
     ended = asyncio.new_event_loop()
     ended.call_soon(announcer.tell, told.append, 1)

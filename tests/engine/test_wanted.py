@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from engine.fakes import ClockedLoop, Peer, is_empty, ticks
+from engine.fakes import ClockedLoop, Peer, is_empty, settled, ticks
 from engine.scripted import ScriptedBackend
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, TargetKind, connection_target, room_target, user_target
 from fastapi_rooms.domain.errors import BackendUnavailable, NotConnectedError
@@ -217,7 +217,7 @@ class Wanted(RuleBasedStateMachine):
         for peer in self.peers:
             peer.accepts.set()
         self.restart()
-        self.run(ticks(10))
+        self.run(settled())
         self.collect()
         self.run(self.manager.stop())
         assert self.calls == {}

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from support import DEADLINE, Client
+from support import DEADLINE, Client, until
 from websockets.asyncio.client import connect
 
 HERE = Path(__file__).parent
@@ -114,14 +114,6 @@ def pair(_shared_broker, prefix, tmp_path_factory):
 
 def room():
     return f"room-{uuid4().hex}"
-
-
-async def until(fact, what=""):
-    """Wait for a fact about another process, which tells nobody."""
-    async with asyncio.timeout(DEADLINE):
-        while not (value := await fact() if asyncio.iscoroutinefunction(fact) else fact()):
-            await asyncio.sleep(0.02)
-    return value
 
 
 async def test_clients_of_two_processes_talk_to_each_other(pair):

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
-from engine.fakes import connected, texts, until
+from engine.fakes import connected, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry import metrics
+from support import until
 
 from fastapi_rooms import BackendStatus, ConnectionManager, DistributedWebSocketManager, RoomsSettings
 from fastapi_rooms.domain.refusal import Refusal

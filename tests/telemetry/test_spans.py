@@ -4,11 +4,12 @@ import asyncio
 import json
 
 import pytest
-from engine.fakes import connected, texts, until
+from engine.fakes import connected, texts
 from opentelemetry import propagate, trace
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
+from support import until
 
 from fastapi_rooms import DistributedWebSocketManager, Publisher, RoomsSettings
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, TraceContext, decode, room_target

@@ -4,10 +4,9 @@ import asyncio
 import gc
 
 import pytest
-from engine.fakes import run_clocked, until
+from engine.fakes import run_clocked
 from fastapi import APIRouter, FastAPI
-from support import live
-from support import until as until_elsewhere
+from support import live, until
 
 from fastapi_rooms import ConnectionDep, Incoming, RoomsExtension, RoomsSettings, ws_route
 from fastapi_rooms.web.attendance import Attendance
@@ -448,9 +447,9 @@ async def test_a_client_that_goes_leaves_nothing_behind_whatever_the_handler_doe
     rooms.router.include_router(router)
     async with stage.plays(rooms) as server, server.client("/" + kind) as client:
         await client.send("go")
-        await until_elsewhere(lambda: tasks)
+        await until(lambda: tasks)
         client.vanish()
-        await until_elsewhere(tasks[0].done)
+        await until(tasks[0].done)
     task = tasks[0]
     assert not task.cancelled()
     assert task.cancelling() == 0
@@ -467,10 +466,10 @@ async def test_a_handler_that_is_cancelled_by_the_app_itself_is_cancelled(stage,
 
     async with stage.plays(app_with(rooms, seen)) as server, server.client("/ws") as client:
         await client.send("go")
-        await until_elsewhere(lambda: tasks)
+        await until(lambda: tasks)
         await server.call(tasks[0].cancel)  # while it waits for the next message
         assert (await client.closed())[0] == 1012
-        await until_elsewhere(tasks[0].done)
+        await until(tasks[0].done)
     assert seen == [asyncio.CancelledError]
 
 
@@ -497,5 +496,5 @@ async def test_a_time_limit_of_a_middleware_ends_a_handler(stage, loop, wire):
     app.add_middleware(Limit)
     async with stage.plays(app) as server, server.client("/ws") as client:
         assert (await client.closed())[0] == 1012
-        await until_elsewhere(lambda: seen)
+        await until(lambda: seen)
     assert seen == [0]

@@ -8,7 +8,7 @@ from fastapi import Depends, WebSocket
 from pydantic import BaseModel, Field
 
 from fastapi_rooms import ConfigurationError, Connection, ConnectionDep, Identity, Incoming, ManagerDep, get_manager
-from fastapi_rooms.web.gate import gate
+from fastapi_rooms.web.gate import check_handshake
 from fastapi_rooms.web.mistakes import RULES
 from fastapi_rooms.web.plan import Plan, make_plan, read_options
 
@@ -71,7 +71,7 @@ def test_what_connecting_needs_is_asked_for_in_one_order_whatever_the_order_of_t
 def test_the_gate_comes_before_the_dependencies_of_the_route():
     first = read_options("/ws", dependencies=[who, Depends(where, use_cache=False)]).dependencies
     assert [(depends.dependency, depends.use_cache) for depends in first] == [
-        (gate, True),
+        (check_handshake, True),
         (who, True),
         (where, False),
     ]

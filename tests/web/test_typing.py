@@ -1,11 +1,10 @@
 """What a user's type checker sees: `mypy --strict` on a user's project."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 from stage import EXAMPLE
+from type_checker import check_types
 
 AUTHENTICATED_USER = """\
 from fastapi import WebSocket
@@ -305,7 +304,7 @@ handler("hi", None, None)  # error: arg-type
 
 
 @pytest.fixture(scope="module")
-def mypy(tmp_path_factory):
+def mypy(request, tmp_path_factory):
     """Check a whole project once; return the messages of one of its files as {line: [message]}."""
     project = tmp_path_factory.mktemp("project")
     sources = {
@@ -317,9 +316,7 @@ def mypy(tmp_path_factory):
     }
     for name, source in sources.items():
         (project / name).write_text(source)
-    command = [sys.executable, "-m", "mypy", "--strict", "--hide-error-context", "--no-pretty", *sources]
-    result = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
-    assert result.returncode in (0, 1), result.stdout + result.stderr
+    result = check_types(request.config, project, sources)
     found: dict[str, dict[int, list[str]]] = {name: {} for name in sources}
     for line in result.stdout.splitlines():
         if match := re.fullmatch(r"(\w+\.py):(\d+): (.*)", line):

@@ -6,8 +6,9 @@ import weakref
 from typing import Any
 
 import pytest
-from engine.fakes import DEADLINE, connected, ticks, until
+from engine.fakes import connected, settled, ticks
 from pydantic import BaseModel
+from support import DEADLINE, until
 
 from fastapi_rooms import BackendUnavailable, Connection, ConnectionManager, RoomsSettings
 from fastapi_rooms.engine.sessions import sessions_of
@@ -41,7 +42,7 @@ class Waiting:
     async def rest(self):
         """Let it come back, and wait."""
         await until(lambda: sessions_of(self.manager).reader(self.connection).is_awaited)
-        await ticks(20)
+        await settled()
         assert sessions_of(self.manager).reader(self.connection).is_awaited
         assert not self.task.done()
 
@@ -54,7 +55,7 @@ class Waiting:
 async def begin(manager, function, message_type):
     peer, connection = await connected(manager)
     task = asyncio.create_task(Handler(function, "message", message_type).run(connection, manager, {}))
-    await ticks()
+    await settled()
     return Waiting(manager, peer, connection, task)
 
 
@@ -174,7 +175,7 @@ async def test_a_session_that_waits_for_messages_keeps_none_either(manager, mess
     for count in range(1, 4):
         peer.say(payload)
         await until(lambda count=count: len(seen) == count)
-        await ticks(20)
+        await settled()
         assert sys.getrefcount(payload) == before
     peer.go()
     await task
@@ -187,11 +188,11 @@ async def test_a_reader_whose_inbox_was_full_keeps_nothing_once_it_is_empty():
     messages = connection.messages(str)
     for number in range(6):
         peer.say(payloads[number])
-    await ticks(20)
+    await settled()
     assert sessions_of(manager).reader(connection).inbox.is_full
     for _ in range(6):
         await anext(messages)
-    await ticks(20)
+    await settled()
     assert {sys.getrefcount(payloads[number]) for number in range(6)} == {2}, "the list, and this question"
     peer.go()
     await manager.stop()

@@ -10,7 +10,7 @@ import contextlib
 import pytest
 from strict_client import CLOSE, PING, TAKEOVER, TEXT
 from support import DEADLINE, live, until
-from wire_app import NOISE, Stage, labelled, numbers, ticks
+from wire_app import NOISE, Stage, flushed, labelled, numbers
 
 KIB = 1024
 
@@ -126,9 +126,9 @@ async def stuff(stage, waiting):
     """Broadcast to a client that does not read until a send of the app's own waits; return how many there were."""
     for count in range(1000):
         await stage.manager.broadcast(labelled("ours", count).encode() + NOISE)
-        await ticks()
+        await flushed()
         waiting[:] = [asyncio.create_task(stage.sockets[0].send_text("theirs 0"))]
-        await ticks()
+        await flushed()
         if not waiting[0].done():
             return count + 1
     raise AssertionError("the client does not read, and still nothing waits")
@@ -143,7 +143,7 @@ async def test_nothing_follows_a_close_behind_a_full_buffer(scene, close):
 
         async def close_behind() -> None:
             waiting.append(asyncio.create_task(close(server, stage, stage.sockets[0])))
-            await ticks()
+            await flushed()
             await stage.manager.broadcast("ours 1000000 comes too late for all but the app")
 
         count = await server.call(stuff, stage, waiting)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strict_client import NO_TAKEOVER, PLAIN, TAKEOVER
 from support import live, until
-from wire_app import NOISE, WORDS, Stage, labelled, numbers, ticks
+from wire_app import NOISE, WORDS, Stage, flushed, labelled, numbers, ticks
 
 from fastapi_rooms.engine.outbound.uvicorn_wire import UvicornWire
 from fastapi_rooms.engine.references import SCOPE_KEY
@@ -60,7 +60,7 @@ async def test_messages_from_that_size_on_are_compressed_where_it_was_negotiated
                 for message in (WORDS[:size], NOISE[:size]):
                     await stage.manager.broadcast(message)
                     expected.append((message, size >= MIN and offer is not PLAIN))
-                await ticks()
+                await flushed()
 
         await server.call(talk)
         await client.read_until(lambda: len(heard(client)) == len(expected))
@@ -114,7 +114,7 @@ async def test_there_is_one_window_for_our_messages_and_uvicorns(scene, offer):
                 await stage.sockets[0].send_text(said)
                 await stage.manager.broadcast(said)
                 await stage.manager.broadcast("small, and not compressed")
-                await ticks()
+                await flushed()
 
         await server.call(talk)
         await client.read_until(lambda: len(heard(client)) == 12)
@@ -136,7 +136,7 @@ async def test_members_with_and_without_compression_share_a_room(scene):
             for number, text in enumerate(expected):
                 assert await stage.manager.broadcast_to_room("r", text) == 4
                 if number % 3 == 0:
-                    await ticks()
+                    await flushed()
 
         await server.call(talk)
         for client in clients:

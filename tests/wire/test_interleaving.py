@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strict_client import NO_TAKEOVER, PLAIN, TAKEOVER
 from support import DEADLINE, until
-from wire_app import NOISE, WORDS, labelled, numbers, ticks
+from wire_app import NOISE, WORDS, flushed, labelled, numbers, ticks
 from wsproto import ConnectionType, WSConnection
 from wsproto import events as ws
 from wsproto.extensions import PerMessageDeflate
@@ -75,7 +75,7 @@ async def test_the_window_of_uvicorns_compression_outlives_our_frames(scene, off
                 await stage.sockets[0].send_text(said)
                 await stage.manager.broadcast_to_room("r", "one")
                 await stage.manager.broadcast_to_room("r", WORDS[-500:])
-                await ticks()
+                await flushed()
 
         await server.call(talk)
         await client.read_until(lambda: len(client.of("text")) == 12)
@@ -96,7 +96,7 @@ async def test_frames_on_either_side_of_each_form_of_a_length_are_valid(scene, o
             for size in SIZES:
                 await stage.manager.broadcast("é" * (size // 2))
                 await stage.manager.broadcast(NOISE[:size])
-                await ticks()
+                await flushed()
                 await stage.sockets[0].send_bytes(NOISE[:size])
 
         await server.call(talk)
@@ -142,7 +142,7 @@ async def test_another_implementation_reads_the_same(scene):
         for number in range(40):
             ours, theirs = labelled("ours", number, 90 * number), labelled("theirs", number, 50 * number)
             await stage.manager.broadcast(ours)
-            await ticks()
+            await flushed()
             await stage.sockets[0].send_text(theirs)
             expected.extend([ours, theirs])
         await stage.manager.close_room("r", 4000, "bye")
@@ -210,7 +210,7 @@ class Mix:
         async def work():
             for who, what, size in steps:
                 await self._step(who, what, size)
-            await ticks()
+            await flushed()
 
         await self.server.call(work)
         self.span += 1
@@ -239,7 +239,7 @@ class Mix:
                 await websocket.send_bytes(text.encode())
                 self.theirs[who].append((self.span, text.encode()))
             case "tick":
-                await ticks()
+                await flushed()
                 self.span += 1
 
     async def check(self):
@@ -301,11 +301,11 @@ async def test_a_client_that_stops_reading_for_a_while_gets_all_frames_whole_and
                 for size in (0, 100, 20_000, 66_000):
                     await stage.manager.broadcast(labelled("ours", ours).encode() + NOISE[:size])
                     ours += 1
-                await ticks()
+                await flushed()
                 direct = labelled("theirs", theirs).encode() + NOISE[: 50 * KIB]
                 sending.append(asyncio.create_task(websocket.send_bytes(direct)))
                 theirs += 1
-                await ticks()
+                await flushed()
                 if not sending[-1].done():
                     return True
             return False

@@ -54,7 +54,11 @@ def numbers(client, stream):
     return [int(text.split(maxsplit=2)[1]) for text in texts if text.startswith(stream)]
 
 
-async def ticks(count=3):
-    """Let what was offered leave."""
+async def flushed():
+    """Let what was offered leave, as far as the client takes it."""
+    await ticks(3)
+
+
+async def ticks(count):
     for _ in range(count):
         await asyncio.sleep(0)

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import until
 
-from engine.fakes import Peer, connected, is_empty, ticks, until
+from engine.fakes import Peer, connected, is_empty, settled
 from engine.scripted import ScriptedBackend
 from fastapi_rooms import (
     BackendUnavailable,
@@ -72,7 +73,7 @@ async def test_a_node_that_was_cut_off_closes_when_it_is_back_who_was_closed_mea
     _, of_bob = await connected(there, "kitchen", "bob")
     cluster.cut(1)
     assert await here.close_user("ann", 4501, "logged out") == 0
-    await ticks()
+    await settled()
     assert of_ann.is_open, "it cannot know yet"
     cluster.restore(1)
     await until(lambda: not of_ann.is_open)
@@ -87,7 +88,7 @@ async def test_who_logged_in_again_since_stays(cluster, nodes):
     await here.close_user("ann")
     _, connection = await connected(there, "kitchen", "ann")
     cluster.restore(1)
-    await ticks(50)
+    await settled()
     assert connection.is_open
 
 
@@ -101,7 +102,7 @@ async def test_it_is_kept_only_for_so_long(cluster):
     await here.close_user("ann")
     assert await cluster.backends[0].peek([revocation_key("ann")]) == [None]
     cluster.restore(1)
-    await ticks(50)
+    await settled()
     assert connection.is_open
     await here.stop()
     await there.stop()
@@ -211,7 +212,7 @@ async def test_who_waits_for_a_subscription_while_the_user_is_closed_elsewhere_d
 
     backend.subscribe = subscribe_late
     connecting = asyncio.create_task(there.connect(Peer().websocket, "kitchen", "ann"))
-    await ticks()
+    await settled()
     await here.close_user("ann", 4501)
     confirmed.set()
     with pytest.raises(HandshakeRefused, match="401"):
@@ -238,13 +239,13 @@ async def test_who_logs_in_again_before_redis_has_answered_stays(cluster, nodes)
 
     backend.publish = publish_slowly
     closing = asyncio.create_task(here.close_user("ann"))
-    await ticks()
+    await settled()
     _, again = await connected(there, "kitchen", "ann")
     answered.set()
     await closing
     cluster.cut(1)
     cluster.restore(1)
-    await ticks(50)
+    await settled()
     assert again.is_open
 
 
@@ -261,7 +262,7 @@ async def test_a_caller_that_is_cancelled_takes_nothing_back(cluster, nodes):
 
     backend.publish = publish_for_ever
     closing = asyncio.create_task(here.close_user("ann"))
-    await ticks()
+    await settled()
     closing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await closing
@@ -375,14 +376,14 @@ async def test_a_second_device_is_looked_up_too_while_nobody_vouches_for_the_fir
     backend.confirms = False
     peers = [Peer(), Peer()]
     first, second = (asyncio.create_task(manager.connect(peer.websocket, None, "ann")) for peer in peers)
-    await ticks()
+    await settled()
     # Published elsewhere before this node listens, so that it is only kept.
     backend.kept[revocation_key("ann")] = Revocation(datetime.now(UTC), Close(4501)).encode()
     if first_goes == "cancelled":
         first.cancel()
     elif first_goes == "disconnected":
         manager.disconnect(peers[0].websocket)
-    await ticks()
+    await settled()
     backend.confirm()
     await asyncio.wait([first, second])
     assert isinstance(second.exception(), HandshakeRefused)
@@ -399,7 +400,7 @@ async def test_who_waits_until_it_is_kept_is_told_that_the_manager_was_stopped()
     manager = DistributedWebSocketManager(backend)
     await manager.start()
     closing = asyncio.create_task(manager.close_user("ann"))
-    await ticks()
+    await settled()
     await manager.stop()
     with pytest.raises(BackendUnavailable, match="the manager was stopped"):
         await closing
@@ -411,7 +412,7 @@ async def test_a_cancelled_close_by_a_publisher_ends_as_cancelled():
     backend.keeps.clear()
     publisher = Publisher(backend)
     closing = asyncio.create_task(publisher.close_user("ann"))
-    await ticks()
+    await settled()
     closing.cancel()
     await asyncio.wait([closing])
     assert closing.cancelled()

@@ -8,8 +8,9 @@ from contextvars import ContextVar
 
 import pytest
 from starlette.exceptions import WebSocketException
+from support import until
 
-from engine.fakes import ImmediateWire, Peer, is_empty, run_clocked, ticks, until
+from engine.fakes import ImmediateWire, Peer, is_empty, run_clocked, settled
 from engine.scripted import ScriptedBackend
 from fastapi_rooms import (
     ConfigurationError,
@@ -142,7 +143,7 @@ def test_whose_handler_is_at_work_is_closed_last_and_gets_the_answer():
         handlers = [asyncio.create_task(answer_one(*one, BATCH_SECONDS / 2)) for one in quick]
         handlers += [asyncio.create_task(answer_one(*one, 3600)) for one in slow]
         handlers += [asyncio.create_task(push(*one)) for one in pushed]
-        await ticks()
+        await settled()
         batches = batches_of(manager)
         draining = asyncio.create_task(manager.drain(10))
         await until(lambda: len(batches) == 1)
@@ -317,14 +318,14 @@ def test_whose_handshake_is_being_answered_gets_its_close_frame_behind_the_answe
         peer = Polite()
         peer.accepts.clear()
         connecting = asyncio.create_task(manager.connect(peer.websocket, "room"))
-        await ticks()
+        await settled()
         draining = asyncio.create_task(manager.drain(seconds))
         await asyncio.sleep(1)
         assert draining.done() == (seconds < 1)
         assert peer.events == []
         peer.accepts.set()
         connection = await connecting
-        await ticks()
+        await settled()
         assert [event["type"] for event in peer.events] == ["websocket.accept", "websocket.close"]
         assert peer.close_codes == [1012]
         assert connection._phase is Phase.ENDED
@@ -343,7 +344,7 @@ async def test_who_was_past_the_gate_when_it_began_is_refused_too():
 
     manager = ConnectionManager(authorize_join=authorize)
     connecting = asyncio.create_task(manager.connect(Peer().websocket, "room"))
-    await ticks()
+    await settled()
     await manager.drain(1)
     yes.set()
     with pytest.raises(HandshakeRefused, match="503"):
@@ -547,11 +548,11 @@ async def test_a_start_during_a_stop_waits_for_it():
     peer, connection = await connected(manager)
     peer.reads.clear()
     await connection.send("x")
-    await ticks()
+    await settled()
     stopping = asyncio.create_task(manager.stop())
     await until(lambda: manager.is_draining)
     starting = asyncio.create_task(manager.start())
-    await ticks()
+    await settled()
     assert manager.is_draining, "and nobody comes in between"
     assert not starting.done()
     await starting

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import counted
 
-from engine.fakes import Peer, connected, is_empty, run_clocked, ticks
+from engine.fakes import Peer, connected, is_empty, run_clocked, settled
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.incoming import Decoder
 from fastapi_rooms.domain.refusal import Refusal
@@ -360,7 +360,7 @@ async def test_nobody_has_to_answer_a_ping_that_found_no_place_in_his_outbox():
     peer.reads.clear()
     for _ in range(5):
         await connection.send("x")
-        await ticks()
+        await settled()
     await asyncio.sleep(200)
     assert connection.is_open
     peer.reads.set()
@@ -393,7 +393,7 @@ async def test_no_timer_outlives_its_connection(wall, end):
             manager.disconnect(connection)
         case "vanish":
             peer.go()
-            await ticks()
+            await settled()
         case "stop":
             await manager.stop()
     assert is_empty(manager)
@@ -409,6 +409,6 @@ async def test_what_fires_when_a_connection_has_ended_does_nothing():
     peer, connection = await connected(manager)
     await connection.close(4000)
     manager._parts.lifecycle.timekeeper._on_old_age(connection)
-    await ticks()
+    await settled()
     assert peer.close_codes == [4000]
     await manager.stop()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.fakes import ticks
+from engine.fakes import settled, ticks
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.inbound.inbox import Inbox
 
@@ -34,7 +34,7 @@ async def test_what_was_put_comes_out_in_order():
 async def test_a_consumer_waits_for_a_payload():
     box = inbox()
     consumer = asyncio.create_task(box.get())
-    await ticks()
+    await settled()
     assert not consumer.done()
     box.put("a", 1)
     assert await consumer == "a"
@@ -64,7 +64,7 @@ async def test_a_producer_waits_for_room_and_is_let_in_when_something_is_taken()
     box.put("a", 1)
     box.put("b", 1)
     producer = asyncio.create_task(box.space())
-    await ticks()
+    await settled()
     assert not producer.done()
     assert await box.get() == "a"
     await asyncio.wait_for(producer, 1)
@@ -75,9 +75,9 @@ async def test_a_producer_waits_on_while_there_is_still_no_room():
     for size in (1, 50):
         box.put("x" * size, size)
     producer = asyncio.create_task(box.space())
-    await ticks()
+    await settled()
     await box.get()  # the small one: 50 bytes are left
-    await ticks()
+    await settled()
     assert not producer.done()
     await box.get()
     await asyncio.wait_for(producer, 1)
@@ -121,7 +121,7 @@ async def test_the_end_wakes_whoever_waits(discard):
     empty, full = inbox(), inbox(1)
     full.put("a", 1)
     consumer, producer = asyncio.create_task(empty.get()), asyncio.create_task(full.space())
-    await ticks()
+    await settled()
     empty.end(discard=discard)
     full.end(discard=discard)
     assert await asyncio.wait_for(consumer, 1) is None
@@ -131,7 +131,7 @@ async def test_the_end_wakes_whoever_waits(discard):
 async def test_a_cancelled_consumer_leaves_the_inbox_usable():
     box = inbox()
     consumer = asyncio.create_task(box.get())
-    await ticks()
+    await settled()
     consumer.cancel()
     await asyncio.wait([consumer])
     assert consumer.cancelled()
@@ -142,7 +142,7 @@ async def test_a_cancelled_consumer_leaves_the_inbox_usable():
 async def test_a_consumer_that_is_cancelled_in_the_tick_of_a_put_loses_nothing():
     box = inbox()
     consumer = asyncio.create_task(box.get())
-    await ticks()
+    await settled()
     box.put("a", 1)
     consumer.cancel()
     await asyncio.wait([consumer])
@@ -154,11 +154,11 @@ async def test_a_cancelled_producer_leaves_the_inbox_usable():
     box = inbox(1)
     box.put("a", 1)
     producer = asyncio.create_task(box.space())
-    await ticks()
+    await settled()
     producer.cancel()
     await asyncio.wait([producer])
     again = asyncio.create_task(box.space())
-    await ticks()
+    await settled()
     assert await box.get() == "a"
     await asyncio.wait_for(again, 1)
 

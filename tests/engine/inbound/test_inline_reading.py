@@ -3,8 +3,9 @@
 import asyncio
 
 import pytest
+from support import until
 
-from engine.fakes import connected, is_empty, ticks, until
+from engine.fakes import connected, is_empty, settled
 from fastapi_rooms.domain.incoming import Decoder
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.manager import ConnectionManager
@@ -17,7 +18,7 @@ async def test_a_handler_that_waits_reads_without_a_task(manager):
     peer, connection = await connected(manager)
     messages = sessions_of(manager).received(connection, NUMBERS)
     waiting = asyncio.create_task(anext(messages))
-    await ticks()
+    await settled()
     reader = sessions_of(manager).reader(connection)
     assert (reader.is_inline, reader.task) == (True, None)
     peer.say("1")
@@ -37,7 +38,7 @@ async def test_a_handler_that_comes_back_at_once_goes_on_reading_by_itself(manag
     for number in range(3):
         peer.say(str(number))
         await until(lambda count=number + 1: len(seen) == count)
-        await ticks()
+        await settled()
         assert sessions_of(manager).reader(connection).task is None
     peer.go()
     await asyncio.wait_for(handler, 1)
@@ -51,7 +52,7 @@ async def test_messages_that_have_come_together_are_read_in_one_tick(manager):
         peer.say(str(number))
     assert [await anext(messages), await anext(messages)] == [0, 1]
     assert sessions_of(manager).reader(connection).task is None, "the tick is not over"
-    await ticks()
+    await settled()
     assert sessions_of(manager).reader(connection).task is not None
     assert await anext(messages) == 2
 
@@ -62,7 +63,7 @@ async def test_for_a_busy_handler_a_task_reads_on_and_the_order_is_kept(manager)
     for number in range(5):
         peer.say(str(number))
     seen = [await anext(messages)]
-    await ticks()  # the handler is busy
+    await settled()  # the handler is busy
     reader = sessions_of(manager).reader(connection)
     assert reader.task is not None
     peer.go()
@@ -118,7 +119,7 @@ async def test_a_server_that_fails_while_a_handler_reads_closes_the_client_and_i
 async def test_what_arrives_after_the_end_is_not_handled(manager):
     peer, connection = await connected(manager)
     waiting = asyncio.create_task(anext(sessions_of(manager).received(connection, NUMBERS), "the end"))
-    await ticks()
+    await settled()
     await connection.close(4000)
     peer.say("1")
     assert await asyncio.wait_for(waiting, 1) == "the end"
@@ -127,7 +128,7 @@ async def test_what_arrives_after_the_end_is_not_handled(manager):
 async def test_a_handler_that_is_cancelled_while_it_reads_leaves_nothing_running(manager):
     peer, connection = await connected(manager)
     waiting = asyncio.create_task(anext(sessions_of(manager).received(connection, NUMBERS)))
-    await ticks()
+    await settled()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting

@@ -3,8 +3,9 @@
 import asyncio
 
 import pytest
+from support import until
 
-from engine.fakes import connected, is_empty, ticks, until
+from engine.fakes import connected, is_empty, settled
 from fastapi_rooms.domain.incoming import Decoder
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.inbound import reader as reader_module
@@ -48,7 +49,7 @@ class Client:
         for message in messages:
             self.peer.say(message)
         await until(self.peer._incoming.empty)
-        await ticks()
+        await settled()
 
     async def end(self):
         self.go_on.set()
@@ -73,7 +74,7 @@ async def test_what_is_over_is_dropped_and_told_once(client_with, clock):
     await client.say(*"abcdefgh")
     assert client.got == list("abc")
     assert client.peer.texts == [TOLD]
-    counters = client.manager._parts.counters.copy()
+    counters = client.manager.counters
     assert (counters.received_messages, counters.rate_limited_messages) == (3, 5)
     clock.now += 0.15
     await client.say(*"ij")
@@ -98,7 +99,7 @@ async def test_who_goes_on_is_closed_at_the_hundredth(client_with, clock):
     assert client.peer.texts == [TOLD]
     assert client.peer.close_codes == [1008]
     assert client.connection.close_reason == "too many messages"
-    counters = client.manager._parts.counters.copy()
+    counters = client.manager.counters
     assert (counters.flooders, counters.rate_limited_messages) == (1, 100)
     assert is_empty(client.manager)
     await client.end()
@@ -163,7 +164,7 @@ async def test_what_a_client_could_not_send_while_its_handler_was_slow_is_not_he
     await client.say(*"abc")
     for number in range(20):
         client.peer.say(str(number))
-    await ticks()
+    await settled()
     assert sessions_of(client.manager).reader(client.connection).is_held_up
     clock.now += 2.75  # after 0.75 s its bucket was full again
     client.go_on.set()
@@ -190,7 +191,7 @@ async def test_what_floods_a_busy_handler_is_dropped_while_it_works(client_with,
     await client.say("a", *["flood"] * 50)
     assert client.peer.texts == [TOLD]
     assert client.manager.stats().dropped["rate_limited"] == 49
-    assert client.connection._reader.received == 51
+    assert sessions_of(client.manager).reader(client.connection).received == 51
     client.go_on.set()
     await until(lambda: client.got == ["a", "flood"])
     await client.end()
@@ -241,12 +242,12 @@ async def test_what_the_app_does_not_allow_is_dropped_in_the_same_way(client_wit
     client = await client_with(limit_async if is_async else limit)
     await client.say(*"abcd")
     await until(lambda: len(asked) == 5)
-    await ticks()
+    await settled()
     assert client.got == list("ab")
     assert client.peer.texts == [TOLD]
-    counters = client.manager._parts.counters.copy()
+    counters = client.manager.counters
     assert (counters.received_messages, counters.rate_limited_messages) == (2, 2)
-    assert client.connection._reader.received == 4, "each is one sign of life"
+    assert sessions_of(client.manager).reader(client.connection).received == 4, "each is one sign of life"
     assert asked[1:] == [(client.connection, "message")] * 4
     await client.say(*["x"] * 97)
     assert client.connection.is_open
@@ -306,15 +307,15 @@ async def test_who_is_closed_for_something_else_and_floods_on_is_counted_once(en
     if ended_by == "overflow":
         while connection.is_open:
             await manager.broadcast_to_room("room", "x")
-            await ticks()
+            await settled()
     else:
         await connection.send("x")
-        await ticks()
+        await settled()
         await connection.close(4000)
     for _ in range(300):
         peer.say("hi")
     await until(peer._incoming.empty)
-    await ticks()
+    await settled()
     closed = {reason: count for reason, count in manager.stats().closed.items() if count}
     assert closed == ({"slow_consumer": 1} if ended_by == "overflow" else {})
     assert manager.stats().received_messages == manager.stats().dropped["rate_limited"] == 0

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 from starlette.websockets import WebSocketDisconnect
+from support import until
 
-from engine.fakes import connected, is_empty, run_clocked, ticks, until
+from engine.fakes import connected, is_empty, run_clocked, settled
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.incoming import Decoder
 from fastapi_rooms.domain.settings import RoomsSettings
@@ -42,7 +43,7 @@ async def test_what_does_not_fit_is_answered_and_skipped(manager):
     peer.say("2")
     messages = connection.messages(int)
     assert await anext(messages) == 2
-    await ticks()
+    await settled()
     [answer] = peer.texts
     assert answer.startswith('{"type":"error","code":"invalid_message","errors":[{"type":"json_invalid"')
     assert manager.stats().dropped["invalid"] == 1
@@ -73,7 +74,7 @@ async def test_a_ping_that_the_type_claims_is_not_answered(manager):
 async def test_two_iterators_at_a_time_are_refused(manager):
     peer, connection = await connected(manager)
     first = asyncio.create_task(anext(connection.messages(str)))
-    await ticks()
+    await settled()
     with pytest.raises(ConfigurationError, match="iterate once"):
         await anext(connection.messages(str))
     peer.say("a")
@@ -105,7 +106,7 @@ def test_a_client_that_is_closed_for_what_it_sent_is_forgotten_though_it_takes_n
         peer.reads.clear()
         connection.messages(str)
         peer.say("large")
-        await until(lambda: not manager._parts.readers.tasks, pause=0.1)
+        await until(lambda: not manager._parts.readers.tasks)
         assert is_empty(manager)
         assert manager.disconnect(connection) is None, "the reader was the last to know"
         assert not peer.transport.aborted
@@ -149,12 +150,12 @@ async def test_closing_ends_the_messages_and_gives_up_what_waits(manager):
     peer, connection = await connected(manager)
     messages = connection.messages(str)
     waiting = asyncio.create_task(anext(messages, "the end"))
-    await ticks()
+    await settled()
     peer.say("a")
     await until(waiting.done)
     for message in ("b", "c"):
         peer.say(message)
-    await ticks()
+    await settled()
     await connection.close()
     assert [message async for message in messages] == []
 
@@ -268,7 +269,7 @@ async def test_a_limiter_that_is_cancelled_at_once_changes_no_order():
 async def test_who_waits_for_a_message_is_released_by_the_end(manager, how):
     _, connection = await connected(manager)
     waiting = asyncio.create_task(anext(connection.messages(str), "the end"))
-    await ticks()
+    await settled()
     if how == "close":
         await connection.close()
     else:
@@ -282,7 +283,7 @@ async def test_a_client_is_read_from_until_its_close_frame_is_out_so_that_its_en
     reader = sessions_of(manager).reader(connection)
     peer.reads.clear()
     await connection.close(4000)
-    await ticks()
+    await settled()
     assert not reader.task.done()
     peer.go()
     await until(reader.task.done)
@@ -296,7 +297,7 @@ async def test_a_connection_that_is_forgotten_is_not_read_from_though_it_still_h
     reader = sessions_of(manager).reader(connection)
     peer.reads.clear()
     await connection.send("last words")
-    await ticks()
+    await settled()
     manager.disconnect(connection)
     await until(reader.task.done)
     assert peer.texts == []
@@ -335,7 +336,7 @@ async def test_the_end_calls_back_once(manager):
     reader.call_at_end(lambda: calls.append("in time"))
     peer.go()
     await until(lambda: calls)
-    await ticks()
+    await settled()
     manager.disconnect(connection)
     assert calls == ["in time"]
     reader.call_at_end(lambda: calls.append("late"))
@@ -359,9 +360,9 @@ async def test_an_endpoint_that_attends_to_nothing_goes_on_until_the_close_frame
     peer, connection = await connected(manager)
     peer.reads.clear()
     endpoint = asyncio.create_task(collect(connection, str))
-    await ticks()
+    await settled()
     await connection.close(4000)
-    await ticks(20)
+    await settled()
     assert not endpoint.done()
     peer.reads.set()
     assert await endpoint == []
@@ -374,8 +375,8 @@ async def test_an_endpoint_whose_connection_was_forgotten_ends_at_once(manager):
     peer.reads.clear()
     await connection.send("not taken")
     endpoint = asyncio.create_task(collect(connection, str))
-    await ticks()
+    await settled()
     manager.disconnect(connection)
-    await ticks()
+    await settled()
     assert endpoint.done()
     peer.reads.set()

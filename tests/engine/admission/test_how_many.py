@@ -1,0 +1,181 @@
+"""How many are let in, as the app and the settings say, and nothing is left of who is not."""
+
+import asyncio
+
+import pytest
+from support import counted, until
+
+from engine.admission.asking import YES, Gate, refused
+from engine.fakes import Peer, connected, is_empty, settled
+from fastapi_rooms.domain.errors import (
+    TooManyRooms,
+)
+from fastapi_rooms.domain.refusal import Refusal
+from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.admission.handshake_refused import HandshakeRefused
+from fastapi_rooms.engine.manager import ConnectionManager
+
+# The limiter
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_the_app_can_limit_connects(is_async):
+    asked = []
+
+    async def limit_async(connection, action):
+        return limit(connection, action)
+
+    def limit(connection, action):
+        asked.append((connection.user_id, action))
+        return connection.user_id != "eve"
+
+    manager = ConnectionManager(limiter=limit_async if is_async else limit)
+    refusal = await refused(manager, Peer(), Refusal.LIMITER, "a", "eve")
+    assert (refusal.status_code, refusal.headers) == (429, {"Retry-After": "5"})
+    await connected(manager, "a", "ann")
+    assert asked == [("eve", "connect"), ("ann", "connect")]
+    await manager.stop()
+
+
+async def test_a_limiter_that_fails_lets_through_and_is_logged_once_a_minute(caplog):
+    async def fail(connection, action):
+        raise ConnectionError("Redis is away")
+
+    manager = ConnectionManager(limiter=fail)
+    peer, connection = await connected(manager)
+    messages = connection.messages(str)
+    for number in range(5):
+        peer.say(str(number))
+        assert await anext(messages) == str(number)
+    [record] = caplog.records
+    assert record.exc_info[0] is ConnectionError
+    assert manager.stats().dropped["rate_limited"] == 0
+    await manager.stop()
+
+
+# How many
+
+
+async def test_a_node_takes_as_many_connections_as_it_may_and_those_that_are_opening_count():
+    manager = ConnectionManager(RoomsSettings(max_connections=2))
+    _, first = await connected(manager)
+    hanging = Peer()
+    hanging.accepts.clear()
+    opening = asyncio.create_task(manager.connect(hanging.websocket))
+    await settled()
+    refusal = await refused(manager, Peer(), Refusal.MAX_CONNECTIONS)
+    assert (refusal.status_code, refusal.headers) == (503, {"Retry-After": "5"})
+    opening.cancel()
+    await asyncio.wait([opening])
+    _, second = await connected(manager)
+    await refused(manager, Peer(), Refusal.MAX_CONNECTIONS)
+    manager.disconnect(first)
+    await second.close()
+    for _ in range(2):
+        await connected(manager)
+    await manager.stop()
+
+
+async def test_of_two_who_want_the_last_place_while_the_app_is_asked_one_gets_it():
+    gate = Gate()
+    manager = ConnectionManager(RoomsSettings(max_connections=1), authorize_join=gate.ask)
+    connecting = [asyncio.create_task(manager.connect(Peer().websocket, "a")) for _ in range(2)]
+    await until(lambda: gate.asked)
+    gate.answer(YES, 0)
+    await asyncio.wait(connecting)
+    assert len(gate.asked) == 1, "the app is not asked in vain"
+    assert sorted(isinstance(one.exception(), HandshakeRefused) for one in connecting) == [False, True]
+    assert manager.active_connections == 1
+    await manager.stop()
+
+
+async def test_a_user_has_as_many_connections_as_may_be_and_who_is_nobody_is_not_counted():
+    manager = ConnectionManager(RoomsSettings(max_connections_per_user=2))
+    _, phone = await connected(manager, None, "ann")
+    await connected(manager, None, "ann")
+    refusal = await refused(manager, Peer(), Refusal.MAX_CONNECTIONS_PER_USER, None, "ann")
+    assert (refusal.status_code, refusal.headers) == (429, {"Retry-After": "5"})
+    await connected(manager, None, "bob")
+    for _ in range(5):
+        await connected(manager)
+    manager.disconnect(phone)
+    await connected(manager, None, "ann")
+    await manager.stop()
+
+
+async def test_an_address_has_as_many_connections_as_may_be():
+    manager = ConnectionManager(RoomsSettings(max_connections_per_address=2))
+
+    def peer_from(host):
+        peer = Peer()
+        peer.websocket.scope["client"] = None if host is None else (host, 1)
+        return peer
+
+    await manager.connect(peer_from("192.0.2.1").websocket)
+    mapped = await manager.connect(peer_from("::ffff:192.0.2.1").websocket)
+    refusal = await refused(manager, peer_from("192.0.2.1"), Refusal.MAX_CONNECTIONS_PER_ADDRESS)
+    assert (refusal.status_code, refusal.headers) == (429, {"Retry-After": "5"})
+    await manager.connect(peer_from("192.0.2.2").websocket)
+    for number in range(2):
+        await manager.connect(peer_from(f"2001:db8::{number}").websocket)
+    await refused(manager, peer_from("2001:db8::ffff:1"), Refusal.MAX_CONNECTIONS_PER_ADDRESS)
+    for _ in range(3):
+        await manager.connect(peer_from(None).websocket)  # a Unix socket has none
+    manager.disconnect(mapped)
+    await manager.connect(peer_from("192.0.2.1").websocket)
+    await manager.stop()
+
+
+async def test_a_handshake_that_fails_gives_its_places_back():
+    manager = ConnectionManager(
+        RoomsSettings(max_connections=1, max_connections_per_user=1, max_connections_per_address=1)
+    )
+    for _ in range(3):
+        peer = Peer()
+        peer.websocket.scope["client"] = ("192.0.2.1", 1)
+        peer.accept_error = OSError("the client went")
+        with pytest.raises(OSError, match="went"):
+            await manager.connect(peer.websocket, "a", "ann")
+        assert is_empty(manager)
+    await manager.stop()
+
+
+async def test_a_connection_is_in_as_many_rooms_as_it_may_be():
+    manager = ConnectionManager(RoomsSettings(max_rooms_per_connection=2))
+    _, connection = await connected(manager, "a")
+    await manager.join_room(connection, "b")
+    assert await manager.join_room(connection, "b") is True
+    with pytest.raises(TooManyRooms, match=r"in 2 rooms: leave one first, or raise RoomsSettings\(max_rooms"):
+        await manager.join_room(connection, "c")
+    with pytest.raises(TooManyRooms):
+        await manager.join_room(connection, "c", authorize=False)
+    assert counted(manager.stats().refused) == {Refusal.MAX_ROOMS: 2}
+    assert connection.rooms == {"a", "b"}
+    assert "c" not in manager.active_rooms
+    await manager.leave_room(connection, "a")
+    assert await manager.join_room(connection, "c") is True
+    await manager.stop()
+
+
+async def test_two_joins_at_once_that_the_app_allows_do_not_pass_the_limit_together():
+    gate = Gate()
+    manager = ConnectionManager(RoomsSettings(max_rooms_per_connection=1), authorize_join=gate.ask)
+    _, connection = await connected(manager)
+    joins = [asyncio.create_task(manager.join_room(connection, room)) for room in "ab"]
+    await until(lambda: len(gate.asked) == 2)
+    gate.answer(YES, 0)
+    gate.answer(YES, 1)
+    await asyncio.wait(joins)
+    assert await joins[0] is True
+    assert isinstance(joins[1].exception(), TooManyRooms)
+    assert connection.rooms == {"a"}
+    await manager.stop()
+
+
+async def test_what_is_none_is_off():
+    manager = ConnectionManager(RoomsSettings(max_rooms_per_connection=None))
+    _, connection = await connected(manager)
+    for number in range(300):
+        await manager.join_room(connection, str(number))
+    assert len(connection.rooms) == 300
+    await manager.stop()
