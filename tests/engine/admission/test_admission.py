@@ -216,7 +216,7 @@ async def test_who_has_gone_is_not_refused_but_told_so(end):
     manager, peer = ConnectionManager(), Peer()
     setattr(peer.websocket, end, WebSocketState.DISCONNECTED)
     with pytest.raises(NotConnectedError):
-        sessions_of(manager).refuse_credentials(peer.websocket)
+        sessions_of(manager).refuse_credentials(peer.websocket, "Bearer")
 
 
 async def test_a_connection_that_is_forgotten_keeps_nothing_that_a_route_has_given_it():

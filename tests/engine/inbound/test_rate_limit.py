@@ -74,7 +74,7 @@ async def test_what_is_over_is_dropped_and_told_once(client_with, clock):
     await client.say(*"abcdefgh")
     assert client.got == list("abc")
     assert client.peer.texts == [TOLD]
-    counters = client.manager.counters
+    counters = client.manager._parts.counters.copy()
     assert (counters.received_messages, counters.rate_limited_messages) == (3, 5)
     clock.now += 0.15
     await client.say(*"ij")
@@ -99,7 +99,7 @@ async def test_who_goes_on_is_closed_at_the_hundredth(client_with, clock):
     assert client.peer.texts == [TOLD]
     assert client.peer.close_codes == [1008]
     assert client.connection.close_reason == "too many messages"
-    counters = client.manager.counters
+    counters = client.manager._parts.counters.copy()
     assert (counters.flooders, counters.rate_limited_messages) == (1, 100)
     assert is_empty(client.manager)
     await client.end()
@@ -191,7 +191,7 @@ async def test_what_floods_a_busy_handler_is_dropped_while_it_works(client_with,
     await client.say("a", *["flood"] * 50)
     assert client.peer.texts == [TOLD]
     assert client.manager.stats().dropped["rate_limited"] == 49
-    assert sessions_of(client.manager).reader(client.connection).received == 51
+    assert client.connection._reader.received == 51
     client.go_on.set()
     await until(lambda: client.got == ["a", "flood"])
     await client.end()
@@ -245,9 +245,9 @@ async def test_what_the_app_does_not_allow_is_dropped_in_the_same_way(client_wit
     await settled()
     assert client.got == list("ab")
     assert client.peer.texts == [TOLD]
-    counters = client.manager.counters
+    counters = client.manager._parts.counters.copy()
     assert (counters.received_messages, counters.rate_limited_messages) == (2, 2)
-    assert sessions_of(client.manager).reader(client.connection).received == 4, "each is one sign of life"
+    assert client.connection._reader.received == 4, "each is one sign of life"
     assert asked[1:] == [(client.connection, "message")] * 4
     await client.say(*["x"] * 97)
     assert client.connection.is_open
