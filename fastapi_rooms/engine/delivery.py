@@ -45,6 +45,7 @@ class Delivery:
         """
         if isinstance(content, Close):
             return self.close(outboxes, content, excluded)
+        self._flusher.flush_if_late()
         skipped: Collection[Outbox] = ()
         if excluded:
             skipped = {found._outbox for one in excluded if (found := self._registry.find(one)) is not None}

@@ -14,6 +14,7 @@ from fastapi_rooms.domain.envelope import room_target, user_target
 from fastapi_rooms.domain.messages import Close, Message
 from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.endings.connection_tasks import ConnectionTasks
 from fastapi_rooms.engine.endings.timekeeper import Timekeeper
 from fastapi_rooms.engine.hooks import Announcer, Disconnected, Hooks
 from fastapi_rooms.engine.many_nodes import ManyNodes
@@ -72,6 +73,7 @@ class Lifecycle:
         self.opening: dict[Connection, asyncio.Event | None] = {}
         self.flusher = Flusher(settings, self._on_stall)
         self.timekeeper = Timekeeper(settings, counters, self._on_time, self._offer)
+        self.tasks = ConnectionTasks(settings.disconnect_grace, self.close)
         self._on_outbox_done = self._on_done  # one bound method for all outboxes
 
     def visible(self, connections: Collection[Connection]) -> list[Connection]:
@@ -194,6 +196,7 @@ class Lifecycle:
         """Take a connection out of the registry, and cancel its timers. Idempotent."""
         left = self._registry.remove(connection)
         self.timekeeper.end(connection)
+        self.tasks.end(connection)
         try:
             self._nodes.unfollow(left)
         except Exception:  # whatever a backend raises: who has ended has to end, and others after it

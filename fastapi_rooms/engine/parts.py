@@ -71,6 +71,7 @@ class Parts:
             limiter,
             self.drain.seconds_left,
         )
+        self.tasks = self.lifecycle.tasks
         self.entrance = Entrance(self.admission, self.revoked, self.lifecycle)
         self.membership = Membership(self.registry, self.admission, hooks, self.announcer, nodes)
         self.readers = Readers(settings, self.counters, None if limiter is None else self.admission.ask_limiter)
@@ -83,6 +84,7 @@ class Parts:
         await asyncio.sleep(0)  # the close frames of those who are not behind go out now
         await self.flusher.settle(self.settings.send_timeout)
         await end_tasks(self.readers.tasks)
+        await self.tasks.stop()
         await self.announcer.finish(self.settings.disconnect_grace)  # while the other nodes can still be told
 
 

@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_rooms.domain.close_codes import CloseCode, check_close
 from fastapi_rooms.domain.connection import Connection
-from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.domain.errors import ConfigurationError, ConnectionEnded
 from fastapi_rooms.engine.manager import ConnectionManager
 
 logger = logging.getLogger("fastapi_rooms")
@@ -113,6 +113,8 @@ async def _clean_up(websocket: WebSocket, error: Exception | None) -> Exception 
             await stack.aclose()
             return None
         swallowed = await stack.__aexit__(type(error), error, error.__traceback__)
+    except ConnectionEnded:
+        return error  # they said something to a client that has gone
     except Exception as changed:  # noqa: BLE001 - whatever they raise instead takes the place of the error
         return changed
     return None if swallowed else error

@@ -10,7 +10,7 @@ import pytest
 
 from engine.fakes import Peer, connected, is_empty, run_clocked, texts, ticks, until
 from fastapi_rooms.domain.connection import Connection
-from fastapi_rooms.domain.errors import ConfigurationError, MessageError, NotConnectedError
+from fastapi_rooms.domain.errors import ConfigurationError, ConnectionEnded, MessageError, NotConnectedError
 from fastapi_rooms.domain.messages import Close, MessageType
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.admission.handshake_refused import HandshakeRefused
@@ -654,7 +654,9 @@ async def test_closing_sends_a_close_frame_behind_what_was_sent(manager):
     ]
     assert not connection.is_open
     assert is_empty(manager)
-    assert await connection.send("too late") is False
+    assert await manager.send_personal(connection, "too late") is False
+    with pytest.raises(ConnectionEnded):
+        await connection.send("too late")
 
 
 @pytest.mark.parametrize("form", [lambda c: c, lambda c: c.websocket, lambda c: c.connection_id])
@@ -718,7 +720,8 @@ async def test_a_close_can_be_sent_like_a_message(manager):
     assert await manager.broadcast_to_room("a", (4000, "bye"), MessageType.CLOSE, exclude=[ann, eve]) == 1
     assert bob_peer.close_codes == [4000]
     assert await ann.send(None, "close") is True
-    assert await ann.send(None, "close") is False
+    with pytest.raises(ConnectionEnded):
+        await ann.send(None, "close")
     assert await manager.send_to_user("eve", 4002, MessageType.CLOSE) == 1
     assert await manager.broadcast(None, MessageType.CLOSE) == 0
     assert (ann_peer.close_codes, eve_peer.close_codes) == ([1000], [4002])

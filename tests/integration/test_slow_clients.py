@@ -142,7 +142,7 @@ async def test_close_returns_at_once_and_the_stuck_peer_is_aborted(wire, loop):
         stuck = RawClient(server, "/ws/r")
         await until(lambda: manager.active_connections == 1)
         (connection,) = manager.get_room_members("r")
-        await fill(server, manager, lambda: connection._outbox._is_writing and len(connection._outbox) > 3)
+        await fill(server, manager, lambda: connection._outbox.is_writing and len(connection._outbox) > 3)
         begin = time.monotonic()
         await server.call(manager.close, connection, 4000, "enough")
         assert time.monotonic() - begin < 0.3
@@ -158,7 +158,7 @@ async def test_the_shutdown_does_not_wait_for_a_client_that_does_not_read(wire, 
     idle = RawClient(server, "/ws/r")
     await until(lambda: manager.active_connections == 2)
     (connection, _) = manager.get_room_members("r")
-    await fill(server, manager, lambda: connection._outbox._is_writing)
+    await fill(server, manager, lambda: connection._outbox.is_writing)
     assert await asyncio.to_thread(server.stop) < 3
     stuck.close()
     idle.close()
@@ -181,7 +181,7 @@ async def test_the_shutdown_does_not_wait_for_a_plain_endpoint_whose_client_does
     stuck = RawClient(server, "/ws")
     await until(lambda: manager.active_connections == 1)
     (connection,) = manager.get_room_members("r")
-    await fill(server, manager, lambda: connection._outbox._is_writing)
+    await fill(server, manager, lambda: connection._outbox.is_writing)
     assert await asyncio.to_thread(server.stop) < 3
     stuck.close()
 
@@ -242,7 +242,7 @@ async def test_a_streamed_answer_waits_for_its_client(wire):
         slow = RawClient(server, "/ws")
         slow.send_frame(1, b"go")
         (connection,) = await until(lambda: list(rooms.manager._registry.all()))
-        await until(lambda: connection._outbox._is_writing and connection._outbox._space is not None)
+        await until(lambda: connection._outbox.is_writing and connection._outbox._space is not None)
         held = produced
         assert held < 200
         received = 0

@@ -563,7 +563,8 @@ async def test_within_the_grace_time_a_handler_may_finish_its_work(stage, wire, 
         gate["event"] = asyncio.Event()
         await connection.send("busy")
         await gate["event"].wait()
-        facts.append((connection.is_open, await connection.send("anybody?"), manager.get_room_members("hall")))
+        is_sent = await manager.send_personal(connection, "anybody?")
+        facts.append((connection.is_open, is_sent, manager.get_room_members("hall")))
         return "nobody takes this"
 
     async with stage.plays(rooms) as server, server.client("/ws") as client:

@@ -22,6 +22,7 @@ from fastapi_rooms.domain.connection import Connection, Owner
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.error_code import ErrorCode
 from fastapi_rooms.domain.incoming import error_message
+from fastapi_rooms.domain.messages import MessageType
 from fastapi_rooms.domain.rate import Rate
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.inbound.inbox import Inbox, Payload
@@ -220,6 +221,10 @@ class Reader:
             await self._owner.close(self._connection, CloseCode.POLICY_VIOLATION, "too many messages")
             return False
         return True
+
+    async def answer(self, message: Any, message_type: MessageType | None = None) -> None:
+        """Send to the client by itself, without waiting; one that has gone gets nothing."""
+        await self._owner.send_personal(self._connection, message, message_type)
 
     async def fail(self, error: Exception) -> None:
         """End because the server failed."""

@@ -98,14 +98,14 @@ class Received(AsyncIterator[Any]):
         match is_control(payload):
             case MessageType.PING:
                 self._invalid_in_a_row = 0
-                await self._connection.send(None, MessageType.PONG)
+                await self._reader.answer(None, MessageType.PONG)
                 return True
             case MessageType.PONG:
                 self._invalid_in_a_row = 0
                 return True
         self._readers.counters.invalid_messages += 1
         self._invalid_in_a_row += 1
-        await self._connection.send(error_message(ErrorCode.INVALID_MESSAGE, errors=error.errors))
+        await self._reader.answer(error_message(ErrorCode.INVALID_MESSAGE, errors=error.errors))
         if self._invalid_in_a_row < self._readers.settings.max_invalid_messages:
             return True
         self._readers.counters.unreadable += self._connection.is_open

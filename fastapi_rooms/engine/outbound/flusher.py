@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextvars import Context
 from itertools import islice
 from math import inf
+from time import perf_counter
 
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.outbound.outbox import Outbox
@@ -42,6 +43,9 @@ class Flusher:
         self._dirty: list[Outbox] = []  # with something pending since this tick
         self._groups: deque[Iterator[Outbox]] = deque()  # the same, but many, or since an earlier tick
         self._flush_loop: asyncio.AbstractEventLoop | None = None  # where `_flush` is due; None: not due
+        self._due_since = 0.0  # by the performance counter: that of uvloop stands still within a tick
+        self.tick: int | None = None if self._interval else 0
+        """Another number after each flush; None where messages are gathered for longer than a tick."""
         self._writers = Writers()
         self.write_later = self._writers.add
         """Let a task write what an outbox could not write at once."""
@@ -62,6 +66,15 @@ class Flusher:
         else:
             self._dirty += outboxes
         self._schedule()
+
+    def is_late(self, seconds: float = SLICE_SECONDS) -> bool:
+        """Return whether a flush has been due for so long, within this tick: somebody computes, or sends in a loop."""
+        return self._flush_loop is not None and self.tick is not None and perf_counter() - self._due_since > seconds
+
+    def flush_if_late(self) -> None:
+        """Flush now, in the middle of a tick that has lasted for long: its end may be as far away."""
+        if self.is_late():
+            self._flush()
 
     def watch(self, outbox: Outbox) -> None:
         """Look at the outbox now and then until its socket is gone, and report it when it stalls."""
@@ -119,6 +132,7 @@ class Flusher:
         if self._flush_loop is loop:
             return
         self._flush_loop = loop
+        self._due_since = perf_counter()
         # On uvloop no time passes within a tick. Less than none: it was on another loop, with a clock of its own.
         if self._interval and 0 <= (since := loop.time() - self._last_flush) < self._interval:
             loop.call_later(self._interval - since, self._flush, context=self._context)
@@ -128,6 +142,8 @@ class Flusher:
     def _flush(self) -> None:
         """Flush for a while: some of each group in turn, so that nobody waits for a large room that is not his own."""
         self._flush_loop = None
+        if self.tick is not None:
+            self.tick += 1
         if self._interval:
             self._last_flush = asyncio.get_running_loop().time()
         dirty, self._dirty = self._dirty, []

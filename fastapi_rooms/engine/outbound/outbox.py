@@ -30,6 +30,10 @@ from fastapi_rooms.engine.outbound.wire import Wire
 logger = logging.getLogger("fastapi_rooms")
 
 
+SHARED_SECONDS = 0.001
+"""How old a tick may be so that messages to one connection share a write: a hundred times what one costs."""
+
+
 class Life(Enum):
     """How far an outbox has come. It only ever moves down this list."""
 
@@ -46,6 +50,13 @@ _TAKING, _DONE = Life.TAKING, Life.DONE  # looked up once: on Python 3.11 each l
 
 class Flushing(Protocol):
     """What an outbox asks of the one that flushes it."""
+
+    tick: int | None
+    """Another number after each flush; None where messages are gathered for longer than a tick."""
+
+    def is_late(self, seconds: float) -> bool:
+        """Return whether a flush has been due for so long, within this tick."""
+        ...
 
     def add(self, outbox: "Outbox") -> None:
         """Flush an outbox at the end of this tick."""
@@ -67,13 +78,14 @@ class Outbox:
         "_done",
         "_flusher",
         "_in_flight",
-        "_is_writing",
         "_on_done",
         "_settings",
         "_space",
         "_task",
         "_wire",
+        "_written_in",
         "connection",
+        "is_writing",
         "life",
         "pending",
         "ready",
@@ -102,7 +114,8 @@ class Outbox:
         self._burst = EMPTY  # what was pending when the peer was found behind; EMPTY once it is written or in a backlog
         self._in_flight = EMPTY  # what was passed to a write that has not returned
         self._close: Close | None = None  # the frame that follows everything, once `close` was called
-        self._is_writing = False  # `write_rest` is due or at work
+        self.is_writing = False  # `write_rest` is due or at work
+        self._written_in = -1  # the tick of the last `write_at_once`
         self._task: asyncio.Task[object] | None = None  # runs `write_rest`; owned by the writers
         self._space: asyncio.Event | None = None  # made by the first `wait_for_space`; set when the peer keeps up
         self._done: asyncio.Event | None = None  # made by the first `wait_until_done`; set with `Life.DONE`
@@ -146,7 +159,7 @@ class Outbox:
     def behind(self) -> Behind | None:
         """Return how far the peer is with what waits for it; None if nothing does."""
         wire = self._wire
-        if wire is None or not (self._is_writing or self._backlog is not None or wire.buffered()):
+        if wire is None or not (self.is_writing or self._backlog is not None or wire.buffered()):
             return None
         return Behind(wire.taken(), wire.buffered(), wire.is_closing())
 
@@ -169,13 +182,25 @@ class Outbox:
         self._counters.lost_messages += 1
         return Verdict.OVERFLOW if self._settings.overflow is Overflow.CLOSE else Verdict.DROPPED
 
+    def write_at_once(self) -> None:
+        """Write what was offered now, if nothing waits before it: who computes next has sent it.
+
+        What follows at once, within the same tick, shares a write at its end.
+        """
+        tick = self._flusher.tick
+        if tick is None or self.ready is None:
+            return
+        if tick != self._written_in or self._flusher.is_late(SHARED_SECONDS):
+            self._written_in = tick
+            self.flush()
+
     async def wait_for_space(self) -> None:
         """Wait while the peer is behind: until nothing is queued, or the outbox is done.
 
         For a producer that can be slowed down, such as a streamed answer. Broadcasts never wait.
         """
         if self.life is _DONE or (
-            not self._is_writing
+            not self.is_writing
             and len(self) <= self._settings.outbox_messages // 2
             and self.size <= self._settings.outbox_bytes // 2
         ):
@@ -226,7 +251,7 @@ class Outbox:
     def notice_end(self) -> None:
         """Be done if the peer went and nothing was written since, so that nobody else has noticed."""
         wire = self._wire
-        if self.life is not _DONE and not self._is_writing and wire is not None and wire.is_gone():
+        if self.life is not _DONE and not self.is_writing and wire is not None and wire.is_gone():
             self._lose_peer()
 
     def _seal(self, close: Close | None) -> None:
@@ -284,7 +309,7 @@ class Outbox:
         wire = self._wire
         if self.life is _DONE:
             return
-        if wire is None or self._is_writing:
+        if wire is None or self.is_writing:
             self._judge()  # a handshake that hangs must not cost more than a peer that is behind
         elif wire.is_gone() or not self._write_now(wire):
             self._lose_peer()
@@ -313,7 +338,7 @@ class Outbox:
             self._burst = self.pending  # on ASGI each message comes through here: no object for what is never queued
         else:
             self._backlog.allow(self.pending)
-        self._is_writing = True
+        self.is_writing = True
         self._flusher.write_later(self)
 
     async def write_rest(self, task: asyncio.Task[object] | None) -> None:
@@ -345,7 +370,7 @@ class Outbox:
             is_here = batch is None
         finally:
             self._task = None
-        self._is_writing = False
+        self.is_writing = False
         if is_here:
             self._keep_up(wire)
         else:

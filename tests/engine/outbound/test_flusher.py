@@ -1,6 +1,7 @@
 """The writing side of a node: one flush a tick, and nobody who stalls is waited for."""
 
 import asyncio
+import time
 from contextvars import ContextVar
 
 import pytest
@@ -10,6 +11,7 @@ from fastapi_rooms.domain.messages import Close, encode
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.outbound.flusher import MIN_SWEEP_SECONDS, Flusher
 from fastapi_rooms.engine.outbound.stall import Behind
+from fastapi_rooms.engine.outbound.writers import SLICE_SECONDS
 from fastapi_rooms.tasks import end_tasks
 
 HELLO = encode("hello")
@@ -468,3 +470,33 @@ def test_a_peer_that_kept_up_meanwhile_has_its_whole_time_again():
         assert stalled == [outbox]
 
     run_clocked(main)
+
+
+# In the middle of a tick
+
+
+async def test_a_tick_that_lasts_is_flushed_when_somebody_looks():
+    made, _ = flusher()
+    assert not made.is_late(), "nothing waits"
+    outbox = FakeOutbox()
+    made.add(outbox)
+    made.flush_if_late()
+    assert outbox.flushes == 0
+    time.sleep(SLICE_SECONDS * 1.1)
+    assert made.is_late()
+    made.flush_if_late()
+    assert outbox.flushes == 1
+    assert not made.is_late()
+    made.add(late := FakeOutbox())
+    await asyncio.sleep(0)
+    assert (outbox.flushes, late.flushes) == (1, 1)
+
+
+async def test_what_is_gathered_for_longer_is_not_flushed_earlier_in_a_tick_that_lasts():
+    made = Flusher(RoomsSettings(flush_interval=50), lambda outbox: None)
+    outbox = FakeOutbox()
+    made.add(outbox)
+    time.sleep(SLICE_SECONDS * 1.1)
+    made.flush_if_late()
+    assert outbox.flushes == 0
+    assert made.tick is None

@@ -300,6 +300,46 @@ async def test_messages_of_one_tick_leave_in_one_write_at_its_end():
     assert wire.writes == [offered]
 
 
+async def test_what_is_written_at_once_is_written_now_and_what_follows_in_the_tick_shares_a_write():
+    wire = ImmediateWire()
+    outbox = Desk().outbox(wire)
+    for _ in range(2):
+        wire.writes.clear()
+        before, first, *rest = [message() for _ in range(4)]
+        outbox.offer(before)
+        outbox.offer(first)
+        outbox.write_at_once()
+        assert wire.writes == [[before, first]], "in order, with what was gathered before"
+        for one in rest:
+            outbox.offer(one)
+            outbox.write_at_once()
+        assert len(wire.writes) == 1
+        await asyncio.sleep(0)
+        assert wire.writes == [[before, first], rest]
+
+
+async def test_nothing_is_written_at_once_before_the_handshake_behind_a_backlog_or_within_an_interval():
+    desk = Desk()
+    not_open = desk.outbox()
+    not_open.offer(message())
+    not_open.write_at_once()
+    assert len(not_open) == 1
+    not_open.abort()
+    behind, wire = None, ImmediateWire(room=1)
+    behind = desk.outbox(wire)
+    for _ in range(3):
+        behind.offer(message())
+        behind.write_at_once()
+        await ticks()
+    assert len(wire.writes) == 1
+    behind.abort()
+    gathered = Desk(flush_interval=20).outbox(gathering := ImmediateWire())
+    gathered.offer(message())
+    gathered.write_at_once()
+    assert gathering.writes == []
+    gathered.abort()
+
+
 async def test_a_flush_that_finds_nothing_writes_nothing():
     wire = ImmediateWire()
     outbox = Desk().outbox(wire)
