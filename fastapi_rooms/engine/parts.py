@@ -16,7 +16,7 @@ from fastapi_rooms.engine.delivery import Delivery
 from fastapi_rooms.engine.endings.drain import Drain
 from fastapi_rooms.engine.entrance import Entrance
 from fastapi_rooms.engine.hooks import Announcer, Hooks
-from fastapi_rooms.engine.inbound.reader import Readers
+from fastapi_rooms.engine.inbound.readers import Readers
 from fastapi_rooms.engine.lifecycle import Lifecycle
 from fastapi_rooms.engine.many_nodes import ManyNodes
 from fastapi_rooms.engine.membership import Membership
