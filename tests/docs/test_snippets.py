@@ -21,7 +21,7 @@ import pytest
 from brokers.server import Broker
 from fastapi import FastAPI, WebSocket
 from live_server import live_server
-from support import until
+from support import http_client, until
 from type_checker import check_types
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -47,7 +47,7 @@ class Site:
 async def served(module: str) -> AsyncIterator[Site]:
     app = importlib.import_module(module).app
     with live_server(app) as address:
-        async with httpx.AsyncClient(base_url=f"http://{address}") as http:
+        async with http_client(f"http://{address}") as http:
             yield Site(address, http)
 
 

@@ -12,9 +12,8 @@ import threading
 import time
 from pathlib import Path
 
-import httpx
 import pytest
-from support import DEADLINE, Client, RawClient, until
+from support import DEADLINE, Client, RawClient, http_client, until
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -116,7 +115,7 @@ class Uvicorn:
             yield Client(websocket)
 
     def http(self):
-        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=DEADLINE)
+        return http_client(f"http://127.0.0.1:{self.port}", timeout=DEADLINE)
 
     async def post(self, path, **params):
         async with self.http() as http:
