@@ -58,8 +58,8 @@ class Waiting(Enum):
 
 
 # Looked up once: on Python 3.11 each look into an Enum is a call, and these are looked at for every message.
-_READING, _ENDED, _GIVEN_UP = State
-_NOBODY, _INBOX, _INLINE = Waiting
+READING, _ENDED, _GIVEN_UP = State
+NOBODY, _INBOX, _INLINE = Waiting
 
 
 class Reader:
@@ -79,8 +79,8 @@ class Reader:
     )
 
     def __init__(self, connection: Connection, owner: Owner, readers: Readers) -> None:
-        self.state = _READING
-        self.waiting = _NOBODY
+        self.state = READING
+        self.waiting = NOBODY
         self.task: asyncio.Task[None] | None = None  # set by `start`; None: whoever waits reads inline
         self.received = 0  # messages, with those that were dropped: whoever sends too much is not silent
         self._connection = connection
@@ -93,7 +93,7 @@ class Reader:
     @property
     def has_ended(self) -> bool:
         """Whether nothing more will come."""
-        return self.state is not _READING
+        return self.state is not READING
 
     @property
     def has_given_up(self) -> bool:
@@ -103,7 +103,7 @@ class Reader:
     @property
     def is_awaited(self) -> bool:
         """Whether somebody waits for the next message."""
-        return self.waiting is not _NOBODY
+        return self.waiting is not NOBODY
 
     @property
     def is_inline(self) -> bool:
@@ -145,13 +145,9 @@ class Reader:
         """Take note that somebody waits for the next message, whoever reads it."""
         self.waiting = _INBOX
 
-    def wait_inline(self) -> None:
-        """Take note that who waits receives by itself."""
-        self.waiting = _INLINE
-
     def wait_no_more(self) -> None:
         """Take note that nobody waits: a message is handed over, or the wait is over."""
-        self.waiting = _NOBODY
+        self.waiting = NOBODY
 
     def call_at_end(self, callback: Callable[[], object] | None) -> None:
         """Call back when the client is gone or was closed, at once if that has happened; None: nobody."""
@@ -168,11 +164,12 @@ class Reader:
         if self.task is not None and self.task is not asyncio.current_task():
             self.task.cancel()
 
-    def receive(self) -> Awaitable[MutableMapping[str, Any]]:
-        """Receive the next ASGI event: of Starlette's `receive`, just what is left once a socket is accepted.
+    def receive_inline(self) -> Awaitable[MutableMapping[str, Any]]:
+        """Receive the next ASGI event, for who waits for it by itself; `take` or `fail` follows.
 
-        See `Received` for why there is no frame in between.
+        Of Starlette's `receive` this is just what is left once a socket is accepted: see `Received` for why.
         """
+        self.waiting = _INLINE
         return self._connection.websocket._receive()
 
     def take(self, event: MutableMapping[str, Any]) -> Payload | None:
@@ -181,7 +178,8 @@ class Reader:
         From the end of this tick on, a task reads in its place if it has not come back.
         """
         payload = _payload(event)
-        if payload is None or self.has_ended or _size(payload) > self._shared.max_bytes or not self._count():
+        self.waiting = _INBOX  # it holds on to what it received
+        if payload is None or self.state is not READING or _size(payload) > self._shared.max_bytes or not self._count():
             return None
         self._shared.add(self)
         return payload
@@ -226,7 +224,8 @@ class Reader:
         await self._owner.send_personal(self._connection, message, message_type)
 
     async def fail(self, error: Exception) -> None:
-        """End because the server failed."""
+        """End because the server failed, for who received by itself."""
+        self.waiting = _INBOX
         await self._fail(error)
         self._leave(None)
 
@@ -235,7 +234,7 @@ class Reader:
         event: MutableMapping[str, Any] | None = None
         try:
             while True:
-                event = await self.receive()
+                event = await self._connection.websocket._receive()
                 payload = _payload(event)
                 if payload is None:
                     return
@@ -308,7 +307,7 @@ class Reader:
         self._owner.disconnect(self._connection)
 
     def _end(self, *, discard: bool) -> None:
-        if self.state is not _READING:
+        if self.state is not READING:
             return
         self.state = _GIVEN_UP if discard else _ENDED
         if self._inbox is not None:

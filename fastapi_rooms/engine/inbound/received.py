@@ -16,7 +16,7 @@ from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.incoming import Decoder, InvalidMessageError, error_message
 from fastapi_rooms.domain.messages import MessageType, is_control, is_pong
 from fastapi_rooms.engine.inbound.inbox import Payload
-from fastapi_rooms.engine.inbound.reader import Reader
+from fastapi_rooms.engine.inbound.reader import NOBODY, READING, Reader
 from fastapi_rooms.engine.inbound.readers import AskLimiter, Readers
 
 
@@ -34,26 +34,23 @@ class Received(AsyncIterator[Any]):
 
     async def __anext__(self) -> Any:  # noqa: C901, PLR0912 - one frame on purpose, see above
         reader = self._reader
-        if reader.is_awaited:
+        if reader.waiting is not NOBODY:
             raise ConfigurationError(
                 "two iterators wait for the messages of one connection: iterate once, and hand on what comes"
             )
-        reader.wait_by_inbox()
         event: MutableMapping[str, Any] | None
         try:
             while True:
-                if reader.task is not None or reader.has_ended:
+                if reader.task is not None or reader.state is not READING:
+                    reader.wait_by_inbox()
                     payload = await reader.inbox.get()
                 else:
                     payload = None
-                    reader.wait_inline()
                     try:
-                        event = await reader.receive()
+                        event = await reader.receive_inline()
                     except Exception as error:  # noqa: BLE001 - whatever a server raises
-                        reader.wait_by_inbox()
                         await reader.fail(error)
                     else:
-                        reader.wait_by_inbox()
                         payload = reader.take(event)
                         if payload is None and await reader.refuse(event):
                             event = None
