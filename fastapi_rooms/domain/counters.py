@@ -26,6 +26,8 @@ class Counters:
     """Messages of clients that did not fit the type that the handler takes."""
     oversized_messages: int = 0
     """Messages of clients above `max_message_bytes`."""
+    unhandled_messages: int = 0
+    """Messages of clients that had been read when their connection ended, and that no handler took any more."""
     full_inboxes: int = 0
     """Connections closed with 1013 because their inbox stayed full for `inbox_timeout`."""
     rate_limited_messages: int = 0

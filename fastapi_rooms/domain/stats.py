@@ -30,7 +30,8 @@ class Stats:
     received_messages: int
     """Messages of clients that were read and not dropped for their rate or size."""
     dropped: Mapping[str, int]
-    """Messages that were not delivered or not handled, by reason: `lost`, `rate_limited`, `invalid`, `oversized`."""
+    """Messages that were not delivered or not handled, by reason: `lost`, `rate_limited`, `invalid`, `oversized`,
+    `unhandled`."""
     closed: Mapping[str, int]
     """Connections that were ended for a reason: `slow_consumer`, `stalled`, `full_inbox`, `flooding`, `silent`,
     `expired`, `invalid_data`, `lifetime`, `restart`."""
@@ -63,6 +64,7 @@ class Stats:
                 "rate_limited": counters.rate_limited_messages,
                 "invalid": counters.invalid_messages,
                 "oversized": counters.oversized_messages,
+                "unhandled": counters.unhandled_messages,
             },
             closed={
                 "slow_consumer": counters.slow_consumers,

@@ -68,6 +68,7 @@ COUNTED = {
     "rate_limited_messages": lambda stats: stats.dropped["rate_limited"],
     "invalid_messages": lambda stats: stats.dropped["invalid"],
     "oversized_messages": lambda stats: stats.dropped["oversized"],
+    "unhandled_messages": lambda stats: stats.dropped["unhandled"],
     "slow_consumers": lambda stats: stats.closed["slow_consumer"],
     "aborted": lambda stats: stats.closed["stalled"],
     "full_inboxes": lambda stats: stats.closed["full_inbox"],

@@ -285,3 +285,66 @@ async def test_a_task_that_finds_its_client_gone_ends_quietly(rooms, stage, wire
         with contextlib.suppress(asyncio.CancelledError), pytest.raises(ConnectionEnded):
             tasks[0].result()
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+# What a client sent before it went
+
+
+async def test_all_that_a_client_sent_before_its_close_is_handled_however_long_that_takes(stage, wire):
+    rooms = RoomsExtension(settings=RoomsSettings(wire=wire, disconnect_grace=0.3))
+    handled = []
+
+    @rooms.ws_route("/ws")
+    async def handler(message: Incoming[int]) -> str:
+        await asyncio.sleep(0.02)
+        handled.append(message)
+        return "nobody hears this"
+
+    async with stage.plays(rooms) as server:
+        async with server.client("/ws") as client:
+            for number in range(40):
+                await client.send(str(number))
+        await until(lambda: len(handled) == 40)
+    assert handled == list(range(40))
+    assert rooms.manager.stats().dropped["unhandled"] == 0
+
+
+async def test_what_a_handler_has_no_time_for_any_more_is_counted_and_logged(stage, wire, caplog):
+    rooms = RoomsExtension(settings=RoomsSettings(wire=wire, disconnect_grace=0.05))
+    caplog.set_level("INFO", "fastapi_rooms")
+    taken = []
+
+    @rooms.ws_route("/ws")
+    async def handler(message: Incoming[int]) -> None:
+        taken.append(message)
+        if message == 2:
+            await asyncio.Event().wait()
+
+    async with stage.plays(rooms) as server:
+        async with server.client("/ws") as client:
+            for number in range(10):
+                await client.send(str(number))
+            await until(lambda: taken == [0, 1, 2])
+        await until(lambda: rooms.manager.stats().dropped["unhandled"] == 7)
+    assert taken == [0, 1, 2]
+    assert [
+        record.message for record in caplog.records if "7 messages that its handler had not taken" in record.message
+    ]
+
+
+async def test_what_waits_when_this_node_closes_a_client_is_counted(stage, wire):
+    rooms = RoomsExtension(settings=RoomsSettings(wire=wire, disconnect_grace=0.05))
+    taken = []
+
+    @rooms.ws_route("/ws")
+    async def handler(message: Incoming[int], connection: ConnectionDep) -> None:
+        taken.append(message)
+        await until(lambda: connection._reader.received == 5, pause=0.001)
+        await connection.close(4000)
+
+    async with stage.plays(rooms) as server, server.client("/ws") as client:
+        for number in range(5):
+            await client.send(str(number))
+        assert await client.closed() == (4000, "")
+        await until(lambda: rooms.manager.stats().dropped["unhandled"] == 4)
+    assert taken == [0]

@@ -150,14 +150,30 @@ class Reader:
         self.waiting = NOBODY
 
     def call_at_end(self, callback: Callable[[], object] | None) -> None:
-        """Call back when the client is gone or was closed, at once if that has happened; None: nobody."""
+        """Call back when the client is gone or was closed, at once if that has happened; None: nobody.
+
+        And again for each message that is still taken afterwards.
+        """
         self._on_end = callback
         if callback is not None and self.has_ended:
             callback()
 
     def end(self) -> None:
         """Take no more messages, and give the queued ones up: this node has ended the connection."""
-        self._end(discard=True)
+        if self.state is READING:
+            self._end(_GIVEN_UP)
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Count what came and is not handled any more: its handler has ended, or is to."""
+        if self._inbox is not None and (count := self._inbox.give_up()):
+            self._shared.counters.unhandled_messages += count
+            logger.info("%r has ended with %d messages that its handler had not taken", self._connection, count)
+
+    def note_taken(self) -> None:
+        """Take note that a message was taken from the inbox: who sent it and went has its handler for a while more."""
+        if self.state is _ENDED and self._on_end is not None:
+            self._on_end()
 
     def stop(self) -> None:
         """Stop reading; does nothing from within the reader, which is at its end then."""
@@ -303,15 +319,15 @@ class Reader:
         if event is not None and event["type"] == "websocket.disconnect":
             self._connection.websocket.client_state = WebSocketState.DISCONNECTED  # as Starlette's `receive` does
             self._connection._note_close(*_end_of(event))
-        self._end(discard=False)
+        self._end(_ENDED)
         self._owner.disconnect(self._connection)
 
-    def _end(self, *, discard: bool) -> None:
+    def _end(self, state: State) -> None:
         if self.state is not READING:
             return
-        self.state = _GIVEN_UP if discard else _ENDED
+        self.state = state
         if self._inbox is not None:
-            self._inbox.end(discard=discard)
+            self._inbox.end()
         if self._on_end is not None:
             self._on_end()
 

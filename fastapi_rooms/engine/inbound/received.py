@@ -44,6 +44,7 @@ class Received(AsyncIterator[Any]):
                 if reader.task is not None or reader.state is not READING:
                     reader.wait_by_inbox()
                     payload = await reader.inbox.get()
+                    reader.note_taken()
                 else:
                     payload = None
                     try:
