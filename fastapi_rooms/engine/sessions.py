@@ -12,6 +12,7 @@ from fastapi_rooms.domain.connection import Connection, Outbox, Owner
 from fastapi_rooms.domain.errors import ConnectionEnded
 from fastapi_rooms.domain.incoming import Decoder, decoder_for
 from fastapi_rooms.domain.messages import Close, MessageType, encode
+from fastapi_rooms.engine.inbound.claimed import claim
 from fastapi_rooms.engine.inbound.reader import Reader
 from fastapi_rooms.engine.inbound.received import Received
 from fastapi_rooms.engine.parts import Parts
@@ -112,6 +113,7 @@ class Sessions:
         reader: Reader | None = connection._reader
         if reader is None:
             reader = connection._reader = Reader(connection, self._owner, self._parts.readers)
+            claim(connection.websocket)
             if connection not in self._registry or connection.websocket.client_state is WebSocketState.DISCONNECTED:
                 reader.end()  # nothing will come, and no server says so twice
         return reader

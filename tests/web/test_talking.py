@@ -7,10 +7,19 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+from fastapi import WebSocket
 from stage import smallest_app
 from support import until
 
-from fastapi_rooms import ConnectionDep, ConnectionEnded, Incoming, ManagerDep, RoomsExtension, RoomsSettings
+from fastapi_rooms import (
+    ConfigurationError,
+    ConnectionDep,
+    ConnectionEnded,
+    Incoming,
+    ManagerDep,
+    RoomsExtension,
+    RoomsSettings,
+)
 
 BLOCKED_SECONDS = 2
 """How long the loop is blocked at most while a client is to get what was sent before."""
@@ -348,3 +357,75 @@ async def test_what_waits_when_this_node_closes_a_client_is_counted(stage, wire)
         assert await client.closed() == (4000, "")
         await until(lambda: rooms.manager.stats().dropped["unhandled"] == 4)
     assert taken == [0]
+
+
+# Receiving beside the reader
+
+
+RECEIVING = {
+    "receive_text": lambda websocket: websocket.receive_text(),
+    "receive_bytes": lambda websocket: websocket.receive_bytes(),
+    "receive_json": lambda websocket: websocket.receive_json(),
+    "receive": lambda websocket: websocket.receive(),
+    "iter_text": lambda websocket: anext(websocket.iter_text()),
+    "accept": lambda websocket: websocket.accept(),
+}
+
+
+@pytest.mark.parametrize("call", RECEIVING)
+async def test_a_handler_that_uses_the_websocket_itself_is_told_what_to_write(stage, wire, call, tracebacks):
+    rooms = RoomsExtension(settings=RoomsSettings(wire=wire))
+
+    @rooms.ws_route("/session")
+    async def session(websocket: WebSocket) -> None:
+        await RECEIVING[call](websocket)
+
+    @rooms.ws_route("/handler")
+    async def handler(websocket: WebSocket, message: Incoming[str]) -> None:
+        await RECEIVING[call](websocket)
+
+    said = "accepted already: leave" if call == "accept" else r"async for message in connection.messages(str)"
+    async with stage.plays(rooms) as server:
+        async with server.client("/session") as client:
+            assert (await client.closed())[0] == 1011
+        async with server.client("/handler") as client:
+            await client.send("hello")
+            assert (await client.closed())[0] == 1011
+    assert [said in traceback for traceback in tracebacks()] == [True, True]
+
+
+async def test_an_endpoint_that_iterates_over_messages_cannot_receive_beside_that(stage):
+    rooms = RoomsExtension()
+    facts = []
+
+    @rooms.router.websocket("/ws")
+    async def endpoint(websocket: WebSocket, manager: ManagerDep) -> None:
+        connection = await manager.connect(websocket)
+        facts.append(await websocket.receive_text())
+        messages = connection.messages(str)
+        with pytest.raises(ConfigurationError):
+            await websocket.receive_text()
+        facts.append(await anext(messages))
+
+    async with stage.plays(rooms) as server, server.client("/ws") as client:
+        await client.send("one")
+        await until(lambda: facts == ["one"])
+        await client.send("two")
+        await until(lambda: facts == ["one", "two"])
+
+
+async def test_a_websocket_of_a_class_of_the_apps_own_is_left_as_it_is(stage):
+    class Mine(WebSocket):
+        pass
+
+    rooms = RoomsExtension()
+    kinds = []
+
+    @rooms.router.websocket("/ws")
+    async def endpoint(websocket: WebSocket, manager: ManagerDep) -> None:
+        connection = await manager.connect(Mine(websocket.scope, websocket._receive, websocket._send))
+        connection.messages(str)
+        kinds.append(type(connection.websocket))
+
+    async with stage.plays(rooms) as server, server.client("/ws"):
+        await until(lambda: kinds == [Mine])
