@@ -87,11 +87,15 @@ class Flusher:
         Those who have took their close frame, too, so nothing is lost that is on its way to them, and pings of theirs
         fill no buffer any more. Whose handshake is not answered yet is left alone: a close frame follows the answer.
         """
-        rest = [outbox for outbox in self._watched if outbox.is_open]
-        late = sum(not outbox.is_written() for outbox in rest)
-        for outbox in rest:
+        late = 0
+        for outbox in [outbox for outbox in self._watched if outbox.can_abort]:
+            late += not outbox.is_written()
             outbox.abort()
         return late
+
+    def count_unwritten(self) -> int:
+        """Return how many of the watched sockets have not taken everything, and are not aborted."""
+        return sum(outbox.is_open and not outbox.is_written() for outbox in self._watched)
 
     async def settle(self, seconds: float) -> None:
         """Wait until everything is written, and abort the rest; then look at nothing any more. Leaves no task."""

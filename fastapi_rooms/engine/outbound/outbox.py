@@ -214,14 +214,40 @@ class Outbox:
         else:
             self.flush()
 
-    def abort(self) -> None:
-        """Drop everything and end the socket without a close frame."""
+    @property
+    def can_abort(self) -> bool:
+        """Whether `abort` would end the socket."""
+        return self._wire is not None and self._wire.can_abort()
+
+    def abort(self) -> bool:
+        """Drop everything and end the socket without a close frame.
+
+        Returns:
+            Whether the socket was ended. If not, the server keeps it: its transport is out of reach, or the handshake
+            was not answered.
+        """
         self._drop_everything()
+        self._cancel_write()
+        wire = self._wire
+        if wire is not None:
+            wire.abort()
+        self._finish()
+        return wire is not None and wire.can_abort()
+
+    def cut(self) -> bool:
+        """Drop what waits, so that the close frame is all that follows; False if it is that already."""
+        close = self._close
+        if close is None or self._task is None or not (len(self) or self._in_flight):
+            return False
+        self._drop_everything()
+        self._close = close
+        self._cancel_write()
+        self._flusher.write_later(self)
+        return True
+
+    def _cancel_write(self) -> None:
         if self._task is not None and not self._task.get_loop().is_closed():
             self._task.cancel()
-        if self._wire is not None:
-            self._wire.abort()
-        self._finish()
 
     def notice_end(self) -> None:
         """Be done if the peer went and nothing was written since, so that nobody else has noticed."""
@@ -344,7 +370,8 @@ class Outbox:
         else:
             is_here = batch is None
         finally:
-            self._task = None
+            if self._task is task:  # else it was cut, and another is at work
+                self._task = None
         self._is_writing = False
         if is_here:
             self._keep_up(wire)
@@ -404,7 +431,8 @@ class Outbox:
     def _give_up(self, error: Exception) -> None:
         """Notice that nothing can be written any more: the peer went, or else the socket is ended for it."""
         wire = self._wire
-        if wire is None or wire.is_gone() or not wire.abort():
+        if wire is None or wire.is_gone() or not wire.can_abort():
             logger.debug("a connection went while it was written to: %r", error)
         else:
+            wire.abort()
             logger.error("%r could not be written to: aborted", self.connection, exc_info=error)
