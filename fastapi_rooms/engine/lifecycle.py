@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from fastapi_rooms.domain.close_codes import ABNORMAL
+from fastapi_rooms.domain.close_codes import ABNORMAL, CloseCode
 from fastapi_rooms.domain.connection import Connection, Owner, Phase, Verdict
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.envelope import room_target, user_target
@@ -27,6 +27,22 @@ if TYPE_CHECKING:
     from fastapi_rooms.engine.inbound.reader import Reader
 
 logger = logging.getLogger("fastapi_rooms")
+
+
+TOO_SLOW = Close(CloseCode.TRY_AGAIN_LATER, "slow consumer")
+
+_COUNTED = frozenset(
+    {
+        CloseCode.INVALID_DATA,
+        CloseCode.POLICY_VIOLATION,
+        CloseCode.TOO_BIG,
+        CloseCode.SERVICE_RESTART,
+        CloseCode.TRY_AGAIN_LATER,
+        CloseCode.LOGIN_EXPIRED,
+        CloseCode.SILENT,
+    }
+)
+"""Who was closed with one of these is counted by the reason for it, so not once more if it does not even take that."""
 
 
 class Cause(Enum):
@@ -248,10 +264,25 @@ class Lifecycle:
 
     def _on_stall(self, outbox: Outbox) -> None:
         connection = outbox.connection
-        self._counters.aborted += 1
-        logger.info("%r does not take what it is sent: aborted", connection)
-        self.end(connection, Cause.STALLED)
-        outbox.abort()
+        if outbox.can_abort:
+            if connection.close_code not in _COUNTED:
+                self._counters.aborted += 1
+            logger.info("%r does not take what it is sent: aborted", connection)
+            self.end(connection, Cause.STALLED)
+            outbox.abort()
+            return
+        # There is no way to end the socket. A close frame may still get out, when the server is done with the write.
+        if connection in self._registry:
+            self._counters.slow_consumers += 1
+            self.end(connection, Cause.CLOSED, TOO_SLOW)
+        if outbox.cut():
+            logger.info("%r does not take what it is sent: closed with %d", connection, connection.close_code)
+            self.flusher.watch(outbox)
+        else:
+            logger.warning(
+                "%r does not take its close frame either: its socket stays until the server ends it", connection
+            )
+            outbox.abort()
 
     def _on_time(self, connection: Connection, close: Close) -> None:
         logger.info("%r: %s, closed with %d", connection, close.reason, close.code)

@@ -770,6 +770,49 @@ def test_a_peer_that_takes_no_close_frame_is_aborted():
     run_clocked(main)
 
 
+@pytest.mark.parametrize(("closes", "code", "counted"), [(False, 1013, 1), (True, 4000, 0)])
+def test_a_peer_that_takes_nothing_and_cannot_be_aborted_gets_a_close_frame_when_it_can(closes, code, counted):
+    async def main():
+        manager = ConnectionManager(RoomsSettings(send_timeout=8))
+        peer = Peer()
+        peer.transport = None
+        connection = await manager.connect(peer.websocket, "a")
+        peer.reads.clear()
+        await manager.send_personal(connection, "hi")
+        await asyncio.sleep(0)
+        await manager.send_personal(connection, "there")
+        if closes:
+            await connection.close(4000)
+        asyncio.get_running_loop().call_later(14, peer.reads.set)
+        await connection.wait_until_closed()
+        assert asyncio.get_running_loop().time() == pytest.approx(14)
+        assert peer.close_codes == [code]
+        assert connection.close_code == code
+        assert peer.texts == [], "what it did not take is given up"
+        stats = manager.stats()
+        assert (stats.closed["slow_consumer"], stats.closed["stalled"], stats.dropped["lost"]) == (counted, 0, 2)
+        assert is_empty(manager)
+        await manager.stop()
+
+    run_clocked(main)
+
+
+def test_a_peer_that_took_no_close_frame_either_is_given_up(caplog):
+    async def main():
+        manager = ConnectionManager(RoomsSettings(send_timeout=8))
+        peer = Peer()
+        peer.transport = None
+        connection = await manager.connect(peer.websocket, "a")
+        peer.reads.clear()
+        await connection.send("hi")
+        await connection.wait_until_closed()
+        assert 16 <= asyncio.get_running_loop().time() <= 24
+        assert "does not take its close frame either" in caplog.text
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_clocked(main)
+
+
 def test_a_peer_that_went_while_nothing_was_sent_is_noticed():
     async def main():
         manager = ConnectionManager(RoomsSettings(send_timeout=8))

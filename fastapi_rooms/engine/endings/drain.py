@@ -131,9 +131,10 @@ class Drain:
         if await self._flusher.wait_until_written(deadline - clock()):
             await self._flusher.wait_until_left(min(ANSWER_SECONDS, deadline - clock()))
         aborted = self._flusher.abort_rest()
-        self._counters.aborted += aborted
         took = clock() - began
         logger.info("drained: %d connections closed, %d of them aborted, in %.1f s", there_were, aborted, took)
+        if stuck := self._flusher.count_unwritten():
+            logger.warning("%d connections take nothing and cannot be aborted: the server may wait for them", stuck)
 
 
 def _first(everybody: Iterable[Outbox], size: int) -> list[Outbox]:

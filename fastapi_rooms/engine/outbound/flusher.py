@@ -5,7 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import Context
-from itertools import islice
+from itertools import chain, islice
 from math import inf
 from time import perf_counter
 
@@ -44,6 +44,7 @@ class Flusher:
         self._groups: deque[Iterator[Outbox]] = deque()  # the same, but many, or since an earlier tick
         self._flush_loop: asyncio.AbstractEventLoop | None = None  # where `_flush` is due; None: not due
         self._due_since = 0.0  # by the performance counter: that of uvloop stands still within a tick
+        self._early_at = -inf  # when something was written before the end of its tick
         self.tick: int | None = None if self._interval else 0
         """Another number after each flush; None where messages are gathered for longer than a tick."""
         self._writers = Writers()
@@ -72,9 +73,23 @@ class Flusher:
         return self._flush_loop is not None and self.tick is not None and perf_counter() - self._due_since > seconds
 
     def flush_if_late(self) -> None:
-        """Flush now, in the middle of a tick that has lasted for long: its end may be as far away."""
-        if self.is_late():
-            self._flush()
+        """Write in the middle of a tick that has lasted for long: its end may be as far away.
+
+        For a slice at most, and what peers take: who does not is found behind at the end of the tick, as ever.
+        """
+        if not self.is_late() or perf_counter() - self._early_at <= SLICE_SECONDS:
+            return
+        end = perf_counter() + SLICE_SECONDS
+        groups = [list(group) for group in self._groups]
+        self._groups = deque(map(iter, groups))
+        for outbox in chain(self._dirty, *groups):
+            try:
+                outbox.write_early()
+            except Exception:  # whatever it is, the other outboxes must be flushed
+                logger.exception("the outbox of %r failed", outbox.connection)
+            if perf_counter() > end:
+                break
+        self._early_at = perf_counter()
 
     def watch(self, outbox: Outbox) -> None:
         """Look at the outbox now and then until its socket is gone, and report it when it stalls."""
@@ -100,11 +115,15 @@ class Flusher:
         Those who have took their close frame, too, so nothing is lost that is on its way to them, and pings of theirs
         fill no buffer any more. Whose handshake is not answered yet is left alone: a close frame follows the answer.
         """
-        rest = [outbox for outbox in self._watched if outbox.is_open]
-        late = sum(not outbox.is_written() for outbox in rest)
-        for outbox in rest:
+        late = 0
+        for outbox in [outbox for outbox in self._watched if outbox.can_abort]:
+            late += not outbox.is_written()
             outbox.abort()
         return late
+
+    def count_unwritten(self) -> int:
+        """Return how many of the watched sockets have not taken everything, and are not aborted."""
+        return sum(outbox.is_open and not outbox.is_written() for outbox in self._watched)
 
     async def settle(self, seconds: float) -> None:
         """Wait until everything is written, and abort the rest; then look at nothing any more. Leaves no task."""
@@ -167,6 +186,7 @@ class Flusher:
     def _go_on(self) -> None:
         """Flush the rest in the next tick: no interval lies between the slices of one flush."""
         self._flush_loop = loop = asyncio.get_running_loop()
+        self._due_since = perf_counter()
         loop.call_soon(self._flush, context=self._context)
 
     def _flush_all(self, outboxes: list[Outbox]) -> None:

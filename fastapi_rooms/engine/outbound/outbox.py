@@ -194,6 +194,18 @@ class Outbox:
             self._written_in = tick
             self.flush()
 
+    def write_early(self) -> None:
+        """Write what was offered in this tick, before its end, if the peer takes it all: else nothing is learnt yet."""
+        wire, pending = self.ready, self.pending
+        if wire is None or pending is EMPTY:
+            return
+        try:
+            if wire.write_now(pending):
+                self.pending = EMPTY
+        except Exception as error:  # noqa: BLE001 - whatever a transport raises
+            self._give_up(error)
+            self._lose_peer()
+
     async def wait_for_space(self) -> None:
         """Wait while the peer is behind: until nothing is queued, or the outbox is done.
 
@@ -239,14 +251,40 @@ class Outbox:
         else:
             self.flush()
 
-    def abort(self) -> None:
-        """Drop everything and end the socket without a close frame."""
+    @property
+    def can_abort(self) -> bool:
+        """Whether `abort` would end the socket."""
+        return self._wire is not None and self._wire.can_abort()
+
+    def abort(self) -> bool:
+        """Drop everything and end the socket without a close frame.
+
+        Returns:
+            Whether the socket was ended. If not, the server keeps it: its transport is out of reach, or the handshake
+            was not answered.
+        """
         self._drop_everything()
+        self._cancel_write()
+        wire = self._wire
+        if wire is not None:
+            wire.abort()
+        self._finish()
+        return wire is not None and wire.can_abort()
+
+    def cut(self) -> bool:
+        """Drop what waits, so that the close frame is all that follows; False if it is that already."""
+        close = self._close
+        if close is None or self._task is None or not (len(self) or self._in_flight):
+            return False
+        self._drop_everything()
+        self._close = close
+        self._cancel_write()
+        self._flusher.write_later(self)
+        return True
+
+    def _cancel_write(self) -> None:
         if self._task is not None and not self._task.get_loop().is_closed():
             self._task.cancel()
-        if self._wire is not None:
-            self._wire.abort()
-        self._finish()
 
     def notice_end(self) -> None:
         """Be done if the peer went and nothing was written since, so that nobody else has noticed."""
@@ -310,6 +348,8 @@ class Outbox:
         if self.life is _DONE:
             return
         if wire is None or self.is_writing:
+            if self._backlog is not None or len(self.pending):
+                self._allow_tick()
             self._judge()  # a handshake that hangs must not cost more than a peer that is behind
         elif wire.is_gone() or not self._write_now(wire):
             self._lose_peer()
@@ -319,6 +359,14 @@ class Outbox:
                 self._begin_to_wait()
             else:
                 self._keep_up(wire)
+
+    def _allow_tick(self) -> None:
+        """Hold nothing against the peer that was offered in the tick in which `write_at_once` found it behind."""
+        tick = self._flusher.tick
+        if self.is_writing and tick is not None and self._written_in == tick - 1:
+            self._queue_pending()
+            if self._backlog is not None:
+                self._backlog.allow(EMPTY)
 
     def _write_now(self, wire: Wire) -> bool:
         """Write what the wire takes without waiting; return False if the peer turned out to be gone."""
@@ -369,7 +417,8 @@ class Outbox:
         else:
             is_here = batch is None
         finally:
-            self._task = None
+            if self._task is task:  # else it was cut, and another is at work
+                self._task = None
         self.is_writing = False
         if is_here:
             self._keep_up(wire)
@@ -429,7 +478,8 @@ class Outbox:
     def _give_up(self, error: Exception) -> None:
         """Notice that nothing can be written any more: the peer went, or else the socket is ended for it."""
         wire = self._wire
-        if wire is None or wire.is_gone() or not wire.abort():
+        if wire is None or wire.is_gone() or not wire.can_abort():
             logger.debug("a connection went while it was written to: %r", error)
         else:
+            wire.abort()
             logger.error("%r could not be written to: aborted", self.connection, exc_info=error)

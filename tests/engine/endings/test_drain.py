@@ -10,7 +10,7 @@ import pytest
 from starlette.exceptions import WebSocketException
 from support import until
 
-from engine.fakes import ImmediateWire, Peer, is_empty, run_clocked, settled
+from engine.fakes import ImmediateWire, Peer, WaitingWire, is_empty, run_clocked, settled
 from engine.scripted import ScriptedBackend
 from fastapi_rooms import (
     ConfigurationError,
@@ -214,10 +214,29 @@ def test_who_does_not_read_is_aborted_when_the_time_is_up_and_the_others_are_not
         assert [wire.aborts for wire in mine] == [1, 0, 0]
         assert [len(wire.written) for wire in mine] == [0, 1, 1]
         assert [[int(close.code) for close in wire.closes] for wire in mine] == [[], [1012], [1012]]
-        assert (manager.stats().dropped["lost"], manager.stats().closed["stalled"]) == (1, 1)
+        assert (manager.stats().dropped["lost"], manager.stats().closed["stalled"]) == (1, 0)
+        assert manager.stats().closed["restart"] == 3, "each is counted once"
         assert said(caplog)[-1] == "drained: 3 connections closed, 1 of them aborted, in 5.0 s"
         await manager.stop()
         assert now() < 5.1, "nobody is left to wait for"
+
+    run_clocked(main)
+
+
+def test_who_cannot_be_aborted_is_left_and_said_so(caplog, wires):
+    async def main():
+        manager = ConnectionManager(RoomsSettings(send_timeout=60))
+        wires.append(stuck := WaitingWire())
+        stuck.in_reach = False
+        await connected(manager, "room")
+        stuck.block()
+        await manager.broadcast("x" * 1000)
+        await manager.drain(5)
+        assert "drained: 1 connections closed, 0 of them aborted, in 5.0 s" in caplog.text
+        assert "1 connections take nothing and cannot be aborted: the server may wait for them" in caplog.text
+        stuck.unblock()
+        await manager.stop()
+        assert [int(close.code) for close in stuck.closes] == [1012], "it took everything at last"
 
     run_clocked(main)
 
