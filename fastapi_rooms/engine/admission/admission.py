@@ -94,6 +94,7 @@ class Admission:
         self._origins_said = Seldom()
         self._limiter_said = Seldom()
         self._join_said = Seldom()
+        self._names_said = Seldom()
         # About whom the app is asked before they connect. The event, if somebody waits for it, is set afterwards.
         self._asking: dict[Connection, asyncio.Event | None] = {}
 
@@ -110,11 +111,11 @@ class Admission:
         self._check_drain(websocket)
         headers = websocket.headers
         origins = headers.getlist("origin")
-        host = headers.get("host")
+        hosts = headers.getlist("host")
         is_secure = websocket.scope.get("scheme", "ws") in ("wss", "https")
         if not is_allowed(
-            origins[0] if len(origins) == 1 else "" if origins else None,
-            host,
+            origins,
+            hosts,
             is_secure=is_secure,
             allowed=self._allowed_origins,
             required=self._settings.require_origin,
@@ -125,7 +126,7 @@ class Admission:
                     "RoomsSettings(allowed_origins=[...]); behind a proxy, have the server trust its headers (said "
                     "once a minute)",
                     origins,
-                    host,
+                    hosts,
                     "TLS" if is_secure else "plain HTTP",
                 )
             self._refuse(websocket, Refusal.HTTP_ORIGIN)
@@ -172,7 +173,8 @@ class Admission:
             if room is not None:
                 check_name("room", room)
         except InvalidName as error:
-            logger.info("%s: refused", error)
+            if self._names_said.is_due(asyncio.get_running_loop().time()):
+                logger.info("%s: refused (said once a minute)", error)
             self._refuse(websocket, Refusal.INVALID_NAME)  # and the name is not passed on
         if connection.expires_at is not None and connection.expires_at <= datetime.now(UTC):
             self._refuse(websocket, Refusal.EXPIRED, user_id=connection.user_id)
