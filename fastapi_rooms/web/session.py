@@ -65,7 +65,7 @@ async def serve(
         except WebSocketDisconnect:
             pass  # the handler used the WebSocket itself and learned from it that the client is gone
     except Exception as error:  # noqa: BLE001 - whatever a handler raises
-        await end_with_error(websocket, manager, connection, error)
+        await end_with_error(websocket, manager, connection, error, handler.end_said)
     except asyncio.CancelledError:
         # The server is stopping, or the handler awaited something that was cancelled.
         task = asyncio.current_task()
@@ -76,6 +76,6 @@ async def serve(
         await close_and_wait(websocket, manager, connection, CloseCode.INTERNAL_ERROR)
         raise
     else:
-        await end_without_error(websocket, manager, connection)
+        await end_without_error(websocket, manager, connection, handler.end_said)
     finally:
         manager.disconnect(connection)
