@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from fastapi_rooms.domain.connection import Connection, Outbox
 from fastapi_rooms.domain.envelope import Target, TargetKind
+from fastapi_rooms.domain.tally import Tally
 
 Members = dict[Connection, Outbox]
 """Connections, those who joined first in front, and their outboxes, so that a broadcast touches nothing else."""
@@ -39,7 +40,7 @@ class Registry:
         self._connections: dict[str, Connection] = {}
         self._rooms: dict[str, Members] = {}
         self._users: dict[str, Members] = {}
-        self._addresses: dict[str, int] = {}  # how many connections come from where, if that is limited
+        self._addresses = Tally()  # how many connections come from where, if that is limited
         self._address_of: dict[Connection, str] = {}
 
     def __len__(self) -> int:
@@ -87,14 +88,14 @@ class Registry:
 
     def from_address(self, address: str) -> int:
         """Return how many connections were added with an address."""
-        return self._addresses.get(address, 0)
+        return self._addresses[address]
 
     def add(self, connection: Connection, address: str | None = None) -> bool:
         """Register a connection, and count it for its address; return whether its user had none here before."""
         self._connections[connection.connection_id] = connection
         if address is not None:
             self._address_of[connection] = address
-            self._addresses[address] = self.from_address(address) + 1
+            self._addresses.add(address)
         if connection.user_id is None:
             return False
         devices = self._users.setdefault(connection.user_id, {})
@@ -136,9 +137,7 @@ class Registry:
     def _drop_address(self, connection: Connection) -> None:
         address = self._address_of.pop(connection, None)
         if address is not None:
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
+            self._addresses.drop(address)
 
     def _drop_device(self, connection: Connection) -> str | None:
         user_id = connection.user_id

@@ -13,6 +13,7 @@ from fastapi import WebSocket
 from house import PAIRS, PATHS, PING, RATE_LIMITED, house, read_to_close
 from stage import refused, smallest_app
 from support import RawClient, counted, frames, live, until
+from websockets.exceptions import InvalidStatus
 
 from fastapi_rooms import (
     BackendUnavailable,
@@ -245,6 +246,40 @@ async def test_a_crowd_that_comes_at_once_does_not_pass_together(stage):
         await until(lambda: sum(task.done() for task in crowd) == 9)
         leave.set()
         assert Counter(await asyncio.gather(*crowd)) == {503: 9, 101: 3}
+
+
+@pytest.mark.parametrize("limit", ["max_connections_per_user", "max_connections_per_address"])
+async def test_the_app_is_asked_about_no_more_of_a_crowd_than_may_come_in(stage, limit):
+    asked = Counter()
+    answer = asyncio.Event()
+
+    async def authorize(connection: Any, room: str) -> bool:
+        asked[room] += 1
+        await answer.wait()
+        return True
+
+    rooms = RoomsExtension(settings=RoomsSettings(**{limit: 5}), authorize_join=authorize)
+
+    @rooms.ws_route("/ws", room="a", user_id=lambda: "ann")
+    async def handler(message: Incoming[str]) -> str:
+        return message
+
+    async with stage.plays(rooms) as server:
+
+        async def come() -> int:
+            try:
+                async with server.client("/ws") as client:
+                    await client.send("x")
+                    await client.receive()
+                    return 101
+            except InvalidStatus as error:
+                return error.response.status_code
+
+        crowd = [asyncio.create_task(come()) for _ in range(60)]
+        await until(lambda: sum(task.done() for task in crowd) == 55, "who is one too many is told at once")
+        assert asked == {"a": 5}
+        await server.call(answer.set)
+        assert Counter(await asyncio.gather(*crowd)) == {429: 55, 101: 5}
 
 
 # Time

@@ -10,7 +10,6 @@ from typing import Literal, NoReturn
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocket
 
-from fastapi_rooms.domain.address import address_key
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.errors import ConfigurationError, InvalidName, JoinRefused, RefusedError, TooManyRooms
@@ -21,6 +20,7 @@ from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.admission.handshake_refused import refuse
+from fastapi_rooms.engine.admission.places import Places
 from fastapi_rooms.engine.admission.questions import check_answers, check_takes_two
 from fastapi_rooms.engine.hooks import Announcer, Hooks, Refused
 
@@ -90,6 +90,7 @@ class Admission:
         self._authorize_join = authorize_join
         self._limiter = limiter
         self._drains_for = drains_for
+        self._places = Places(settings, registry)
         self._allowed_origins = check_allowed(settings.allowed_origins)
         self._origins_said = Seldom()
         self._limiter_said = Seldom()
@@ -182,7 +183,8 @@ class Admission:
             return
         self._asking[connection] = None
         try:
-            await self._ask_to_connect(connection, room)
+            with self._places.kept_for(connection):
+                await self._ask_to_connect(connection, room)
         finally:
             asked = self._asking.pop(connection)
             if asked is not None:
@@ -207,22 +209,10 @@ class Admission:
             HandshakeRefused: It is refused.
             WebSocketException: It is refused, but the app has accepted it.
         """
-        settings, registry = self._settings, self._registry
-        websocket, user_id = connection.websocket, connection.user_id
-        if (
-            settings.max_connections is not None
-            and len(registry) + self._others_asked(connection) >= settings.max_connections
-        ):
-            self._refuse(websocket, Refusal.MAX_CONNECTIONS, user_id=user_id, retry_after=RETRY_SECONDS)
-        of_user = settings.max_connections_per_user
-        if of_user is not None and user_id is not None and len(registry.of_user(user_id)) >= of_user:
-            self._refuse(websocket, Refusal.MAX_CONNECTIONS_PER_USER, user_id=user_id, retry_after=RETRY_SECONDS)
-        if settings.max_connections_per_address is None or websocket.client is None:
-            return None
-        address = address_key(websocket.client.host)
-        if registry.from_address(address) >= settings.max_connections_per_address:
-            self._refuse(websocket, Refusal.MAX_CONNECTIONS_PER_ADDRESS, user_id=user_id, retry_after=RETRY_SECONDS)
-        return address
+        lacking = self._places.lacking(connection)
+        if lacking is not None:
+            self._refuse(connection.websocket, lacking, user_id=connection.user_id, retry_after=RETRY_SECONDS)
+        return self._places.address_of(connection)
 
     def refuse_stopped(self, connection: Connection) -> NoReturn:
         """Refuse who was let in and comes to the end of the handshake when the node has been stopped.
@@ -276,10 +266,6 @@ class Admission:
                 f"the connection is in {limit} rooms: leave one first, or raise "
                 "RoomsSettings(max_rooms_per_connection=...)"
             )
-
-    def _others_asked(self, connection: Connection) -> int:
-        """Return about how many others the app is being asked: most of them will come in."""
-        return len(self._asking) - (connection in self._asking)
 
     def _check_drain(self, websocket: WebSocket) -> None:
         left = self._drains_for()

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from support import counted, until
 
-from engine.admission.asking import YES, Gate, refused
+from engine.admission.asking import NO, YES, Gate, refused
 from engine.fakes import Peer, connected, is_empty, settled
 from fastapi_rooms.domain.errors import (
     TooManyRooms,
@@ -89,6 +89,54 @@ async def test_of_two_who_want_the_last_place_while_the_app_is_asked_one_gets_it
     await manager.stop()
 
 
+LIMITS = {
+    Refusal.MAX_CONNECTIONS: {"max_connections": 5},
+    Refusal.MAX_CONNECTIONS_PER_USER: {"max_connections_per_user": 5},
+    Refusal.MAX_CONNECTIONS_PER_ADDRESS: {"max_connections_per_address": 5},
+}
+
+
+def peer_from(host: str | None) -> Peer:
+    peer = Peer()
+    peer.websocket.scope["client"] = None if host is None else (host, 1)
+    return peer
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+async def test_the_app_is_asked_about_no_more_than_may_come_in(limit):
+    gate = Gate()
+    manager = ConnectionManager(RoomsSettings(**LIMITS[limit]), authorize_join=gate.ask)
+
+    def come():
+        return asyncio.create_task(manager.connect(peer_from("192.0.2.1").websocket, "a", "ann"))
+
+    crowd = [come() for _ in range(200)]
+    await settled()
+    assert len(gate.asked) == 5
+    assert counted(manager.stats().refused) == {limit: 195}
+    if limit is not Refusal.MAX_CONNECTIONS:
+        others = asyncio.create_task(manager.connect(peer_from("192.0.2.2").websocket, "a", "bob"))
+        await until(lambda: len(gate.asked) == 6)
+        others.cancel()
+
+    # A place is given back by who is refused and who goes; who comes in keeps it.
+    first, second, *_ = [one for one in crowd if not one.done()]
+    gate.answer(NO, 0)
+    second.cancel()
+    gate.answer(YES, 2)
+    await until(lambda: first.done() and second.done() and manager.active_connections == 1)
+    more = [come() for _ in range(10)]
+    await settled()
+    assert sum(not one.done() for one in more) == 2
+    for one in [*crowd, *more]:
+        one.cancel()
+    await asyncio.wait([*crowd, *more])
+    await manager.stop()
+    assert is_empty(manager)
+    places = manager._parts.admission._places
+    assert not any((places._asked, places._asked_users, places._asked_addresses))
+
+
 async def test_a_user_has_as_many_connections_as_may_be_and_who_is_nobody_is_not_counted():
     manager = ConnectionManager(RoomsSettings(max_connections_per_user=2))
     _, phone = await connected(manager, None, "ann")
@@ -105,12 +153,6 @@ async def test_a_user_has_as_many_connections_as_may_be_and_who_is_nobody_is_not
 
 async def test_an_address_has_as_many_connections_as_may_be():
     manager = ConnectionManager(RoomsSettings(max_connections_per_address=2))
-
-    def peer_from(host):
-        peer = Peer()
-        peer.websocket.scope["client"] = None if host is None else (host, 1)
-        return peer
-
     await manager.connect(peer_from("192.0.2.1").websocket)
     mapped = await manager.connect(peer_from("::ffff:192.0.2.1").websocket)
     refusal = await refused(manager, peer_from("192.0.2.1"), Refusal.MAX_CONNECTIONS_PER_ADDRESS)

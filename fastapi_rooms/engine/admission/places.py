@@ -1,0 +1,74 @@
+"""How many may be here: who is asked about takes a place like who is connected.
+
+Otherwise a crowd that comes at once would have the app asked about each of it. No cost grows with the number of others.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fastapi_rooms.domain.address import address_key
+from fastapi_rooms.domain.connection import Connection
+from fastapi_rooms.domain.refusal import Refusal
+from fastapi_rooms.domain.registry import Registry
+from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.domain.tally import Tally
+
+
+class Places:
+    """Counts the places of one node, of each user and of each address.
+
+    Args:
+        settings: How many there are.
+        registry: Who is here.
+    """
+
+    def __init__(self, settings: RoomsSettings, registry: Registry) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._asked = 0  # about how many the app is being asked
+        self._asked_users = Tally()
+        self._asked_addresses = Tally()  # if they are limited
+
+    @contextmanager
+    def kept_for(self, connection: Connection) -> Iterator[None]:
+        """Keep a place for a connection while the app is asked about it."""
+        user_id, address = connection.user_id, self.address_of(connection)
+        self._asked += 1
+        if user_id is not None:
+            self._asked_users.add(user_id)
+        if address is not None:
+            self._asked_addresses.add(address)
+        try:
+            yield
+        finally:
+            self._asked -= 1
+            if user_id is not None:
+                self._asked_users.drop(user_id)
+            if address is not None:
+                self._asked_addresses.drop(address)
+
+    def lacking(self, connection: Connection) -> Refusal | None:
+        """Return of which limit there is no place left for one more; None: there is."""
+        settings, user_id, address = self._settings, connection.user_id, self.address_of(connection)
+        if self._are_taken(settings.max_connections, len(self._registry), self._asked):
+            return Refusal.MAX_CONNECTIONS
+        if user_id is not None and self._are_taken(
+            settings.max_connections_per_user, len(self._registry.of_user(user_id)), self._asked_users[user_id]
+        ):
+            return Refusal.MAX_CONNECTIONS_PER_USER
+        if address is not None and self._are_taken(
+            settings.max_connections_per_address, self._registry.from_address(address), self._asked_addresses[address]
+        ):
+            return Refusal.MAX_CONNECTIONS_PER_ADDRESS
+        return None
+
+    def address_of(self, connection: Connection) -> str | None:
+        """Return what counts as the address of a connection; None if addresses do not count, or it has none."""
+        client = connection.websocket.client
+        if self._settings.max_connections_per_address is None or client is None:
+            return None
+        return address_key(client.host)
+
+    @staticmethod
+    def _are_taken(places: int | None, here: int, asked: int) -> bool:
+        return places is not None and here + asked >= places
