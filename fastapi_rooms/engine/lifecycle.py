@@ -70,9 +70,14 @@ class Lifecycle:
         self._nodes = nodes
         # Registered, but the handshake is being answered. The event, if somebody waits for that, is set afterwards.
         self.opening: dict[Connection, asyncio.Event | None] = {}
-        self.flusher = Flusher(settings, self._on_stall)
+        self.flusher = Flusher(settings, self._on_stall, self._on_left)
         self.timekeeper = Timekeeper(settings, counters, self._on_time, self._offer)
         self._on_outbox_done = self._on_done  # one bound method for all outboxes
+
+    @property
+    def closing(self) -> int:
+        """How many connections have ended and have a socket that has not left."""
+        return max(0, self.flusher.sockets - len(self._registry))
 
     def visible(self, connections: Collection[Connection]) -> list[Connection]:
         """Return those whose handshake has been answered."""
@@ -249,6 +254,9 @@ class Lifecycle:
         logger.info("%r does not take what it is sent: aborted", connection)
         self.end(connection, Cause.STALLED)
         outbox.abort()
+
+    def _on_left(self, outbox: Outbox) -> None:
+        self._registry.release(outbox.connection)
 
     def _on_time(self, connection: Connection, close: Close) -> None:
         logger.info("%r: %s, closed with %d", connection, close.reason, close.code)

@@ -211,7 +211,7 @@ async def test_one_address_has_so_many_connections_whatever_it_says_of_itself():
             ):
                 answer = await refused(server, "/handler", additional_headers=headers)
                 assert (answer.status_code, answer.headers["Retry-After"]) == (429, "5")
-        await until(lambda: rooms.manager.stats().connections == 0)
+        await until(lambda: rooms.manager.stats().connections == rooms.manager.stats().closing == 0)
         assert not rooms.manager._registry._addresses
 
 
@@ -280,6 +280,45 @@ async def test_the_app_is_asked_about_no_more_of_a_crowd_than_may_come_in(stage,
         assert asked == {"a": 5}
         await server.call(answer.set)
         assert Counter(await asyncio.gather(*crowd)) == {429: 55, 101: 5}
+
+
+@PAIRS
+@pytest.mark.parametrize("limit", ["max_connections_per_address", "max_connections"])
+async def test_who_was_closed_holds_a_place_until_the_socket_has_left(stage, wire, loop, limit):
+    rooms = house(wire, **{limit: 5}, max_invalid_messages=1)
+    stats = rooms.manager.stats
+    async with stage.plays(rooms) as server, contextlib.AsyncExitStack() as held:
+        for number in range(1, 6):
+            raw = RawClient(server, "/handler" if number % 2 else "/session")
+            held.callback(raw.close)
+            raw.send_frame(2, b"no text")
+            await until(lambda number=number: stats().closing == number)
+        assert stats().connections == 0
+        for _ in range(10):
+            assert (await refused(server, "/handler")).status_code == (503 if limit == "max_connections" else 429)
+        raw.close()
+        await until(lambda: stats().closing < 5)
+        async with server.client("/handler") as client:
+            await client.send("x")
+            assert await client.receive() == "1"
+            assert (await refused(server, "/handler")).status_code in (429, 503)
+    assert rooms.manager.stats().closed["invalid_data"] == 5
+
+
+@pytest.mark.parametrize("wire", ["auto", "asgi"])
+@pytest.mark.parametrize("options", [{}, {"ws": "wsproto"}], ids=str)
+async def test_who_hangs_up_and_comes_back_at_once_finds_a_place(wire, options):
+    rooms = house(wire, max_connections_per_address=1, max_connections=1, max_invalid_messages=1)
+    with live(smallest_app(rooms), **options) as server:
+        for number in range(10):
+            async with server.client("/handler") as client:
+                await client.send("x")
+                assert await client.receive() == "1"
+                if number % 2:  # closed by us, in place of the client
+                    await client.send(b"bytes")
+                    assert (await client.closed())[0] == 1007
+            await until(lambda: not rooms.manager.stats().connections)
+    assert not counted(rooms.manager.stats().refused)
 
 
 # Time

@@ -16,7 +16,6 @@ from fastapi_rooms.domain.errors import ConfigurationError, InvalidName, JoinRef
 from fastapi_rooms.domain.http_origin import check_allowed, is_allowed
 from fastapi_rooms.domain.names import check_name
 from fastapi_rooms.domain.refusal import Refusal
-from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.admission.handshake_refused import refuse
@@ -53,7 +52,7 @@ class Admission:
     Args:
         settings: The limits.
         counters: Where refusals are counted.
-        registry: Who is here already.
+        places: How many may be here, and who is.
         hooks: What the app wants to be told.
         announcer: Who tells it.
         authorize_join: The app's word on joins, where a connection has none of its own.
@@ -65,7 +64,7 @@ class Admission:
         self,
         settings: RoomsSettings,
         counters: Counters,
-        registry: Registry,
+        places: Places,
         hooks: Hooks,
         announcer: Announcer,
         authorize_join: AuthorizeJoin | None,
@@ -74,7 +73,8 @@ class Admission:
     ) -> None:
         self._settings = settings
         self._counters = counters
-        self._registry = registry
+        self._places = places
+        self._registry = places.registry
         self._hooks = hooks
         self._announcer = announcer
         if authorize_join is not None:
@@ -90,7 +90,6 @@ class Admission:
         self._authorize_join = authorize_join
         self._limiter = limiter
         self._drains_for = drains_for
-        self._places = Places(settings, registry)
         self._allowed_origins = check_allowed(settings.allowed_origins)
         self._origins_said = Seldom()
         self._limiter_said = Seldom()

@@ -1,4 +1,4 @@
-"""How many may be here: who is asked about takes a place like who is connected.
+"""How many may be here: who is asked about takes a place like who is connected, and whose socket has not left, too.
 
 Otherwise a crowd that comes at once would have the app asked about each of it. No cost grows with the number of others.
 """
@@ -12,6 +12,7 @@ from fastapi_rooms.domain.refusal import Refusal
 from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.domain.tally import Tally
+from fastapi_rooms.engine.outbound.flusher import Flusher
 
 
 class Places:
@@ -19,12 +20,14 @@ class Places:
 
     Args:
         settings: How many there are.
-        registry: Who is here.
+        registry: Who is connected.
+        flusher: Whose socket is here, although its connection has ended.
     """
 
-    def __init__(self, settings: RoomsSettings, registry: Registry) -> None:
+    def __init__(self, settings: RoomsSettings, registry: Registry, flusher: Flusher) -> None:
         self._settings = settings
-        self._registry = registry
+        self.registry = registry
+        self._flusher = flusher
         self._asked = 0  # about how many the app is being asked
         self._asked_users = Tally()
         self._asked_addresses = Tally()  # if they are limited
@@ -49,18 +52,11 @@ class Places:
 
     def lacking(self, connection: Connection) -> Refusal | None:
         """Return of which limit there is no place left for one more; None: there is."""
-        settings, user_id, address = self._settings, connection.user_id, self.address_of(connection)
-        if self._are_taken(settings.max_connections, len(self._registry), self._asked):
-            return Refusal.MAX_CONNECTIONS
-        if user_id is not None and self._are_taken(
-            settings.max_connections_per_user, len(self._registry.of_user(user_id)), self._asked_users[user_id]
-        ):
-            return Refusal.MAX_CONNECTIONS_PER_USER
-        if address is not None and self._are_taken(
-            settings.max_connections_per_address, self._registry.from_address(address), self._asked_addresses[address]
-        ):
-            return Refusal.MAX_CONNECTIONS_PER_ADDRESS
-        return None
+        lacking = self._lacking(connection)
+        if lacking is None:
+            return None
+        self._flusher.look_for_left()  # who was closed and comes back at once finds a place: its own
+        return self._lacking(connection)
 
     def address_of(self, connection: Connection) -> str | None:
         """Return what counts as the address of a connection; None if addresses do not count, or it has none."""
@@ -68,6 +64,20 @@ class Places:
         if self._settings.max_connections_per_address is None or client is None:
             return None
         return address_key(client.host)
+
+    def _lacking(self, connection: Connection) -> Refusal | None:
+        settings, user_id, address = self._settings, connection.user_id, self.address_of(connection)
+        if self._are_taken(settings.max_connections, max(len(self.registry), self._flusher.sockets), self._asked):
+            return Refusal.MAX_CONNECTIONS
+        if user_id is not None and self._are_taken(
+            settings.max_connections_per_user, len(self.registry.of_user(user_id)), self._asked_users[user_id]
+        ):
+            return Refusal.MAX_CONNECTIONS_PER_USER
+        if address is not None and self._are_taken(
+            settings.max_connections_per_address, self.registry.from_address(address), self._asked_addresses[address]
+        ):
+            return Refusal.MAX_CONNECTIONS_PER_ADDRESS
+        return None
 
     @staticmethod
     def _are_taken(places: int | None, here: int, asked: int) -> bool:

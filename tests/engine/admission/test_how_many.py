@@ -14,6 +14,7 @@ from fastapi_rooms.domain.refusal import Refusal
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.admission.handshake_refused import HandshakeRefused
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.outbound.flusher import LEFT_AT_ONCE
 
 # The limiter
 
@@ -58,7 +59,7 @@ async def test_a_limiter_that_fails_lets_through_and_is_logged_once_a_minute(cap
 
 async def test_a_node_takes_as_many_connections_as_it_may_and_those_that_are_opening_count():
     manager = ConnectionManager(RoomsSettings(max_connections=2))
-    _, first = await connected(manager)
+    first_peer, first = await connected(manager)
     hanging = Peer()
     hanging.accepts.clear()
     opening = asyncio.create_task(manager.connect(hanging.websocket))
@@ -67,12 +68,18 @@ async def test_a_node_takes_as_many_connections_as_it_may_and_those_that_are_ope
     assert (refusal.status_code, refusal.headers) == (503, {"Retry-After": "5"})
     opening.cancel()
     await asyncio.wait([opening])
-    _, second = await connected(manager)
+    second_peer, second = await connected(manager)
     await refused(manager, Peer(), Refusal.MAX_CONNECTIONS)
     manager.disconnect(first)
     await second.close()
-    for _ in range(2):
+    await second.wait_until_closed()
+    assert (manager.stats().connections, manager.stats().closing) == (0, 2)
+    await refused(manager, Peer(), Refusal.MAX_CONNECTIONS)
+    for peer in (first_peer, second_peer):
+        peer.transport.closing = True
         await connected(manager)
+    await refused(manager, Peer(), Refusal.MAX_CONNECTIONS)
+    assert (manager.stats().connections, manager.stats().closing) == (2, 0)
     await manager.stop()
 
 
@@ -154,7 +161,8 @@ async def test_a_user_has_as_many_connections_as_may_be_and_who_is_nobody_is_not
 async def test_an_address_has_as_many_connections_as_may_be():
     manager = ConnectionManager(RoomsSettings(max_connections_per_address=2))
     await manager.connect(peer_from("192.0.2.1").websocket)
-    mapped = await manager.connect(peer_from("::ffff:192.0.2.1").websocket)
+    mapped_peer = peer_from("::ffff:192.0.2.1")
+    mapped = await manager.connect(mapped_peer.websocket)
     refusal = await refused(manager, peer_from("192.0.2.1"), Refusal.MAX_CONNECTIONS_PER_ADDRESS)
     assert (refusal.status_code, refusal.headers) == (429, {"Retry-After": "5"})
     await manager.connect(peer_from("192.0.2.2").websocket)
@@ -164,6 +172,8 @@ async def test_an_address_has_as_many_connections_as_may_be():
     for _ in range(3):
         await manager.connect(peer_from(None).websocket)  # a Unix socket has none
     manager.disconnect(mapped)
+    await refused(manager, peer_from("192.0.2.1"), Refusal.MAX_CONNECTIONS_PER_ADDRESS)
+    mapped_peer.transport.closing = True
     await manager.connect(peer_from("192.0.2.1").websocket)
     await manager.stop()
 
@@ -180,6 +190,26 @@ async def test_a_handshake_that_fails_gives_its_places_back():
             await manager.connect(peer.websocket, "a", "ann")
         assert is_empty(manager)
     await manager.stop()
+
+
+async def test_who_finds_no_place_waits_for_nobody_who_has_left_however_many_have_not():
+    """The sweep looks at everybody; who finds no place looks at some each time, in turn."""
+    many = 3 * LEFT_AT_ONCE
+    manager = ConnectionManager(RoomsSettings(max_connections=many))
+    peers = []
+    for _ in range(many):
+        peer, connection = await connected(manager)
+        manager.disconnect(connection)
+        peers.append(peer)
+    peers[-1].transport.closing = True
+    for _ in range(2):
+        await refused(manager, Peer(), Refusal.MAX_CONNECTIONS)
+    await connected(manager)
+    await refused(manager, Peer(), Refusal.MAX_CONNECTIONS)
+    assert (manager.stats().connections, manager.stats().closing) == (1, many - 1)
+    await manager.stop()
+    assert is_empty(manager)
+    assert manager.stats().closing == 0
 
 
 async def test_a_connection_is_in_as_many_rooms_as_it_may_be():
