@@ -42,6 +42,7 @@ class CloseCode(IntEnum):
     LOGIN_EXPIRED = 4401, "The credentials have expired; come back with new ones."
     SILENT = 4408, "The client did not say anything in time."
     REVOKED = 4501, "The user was logged out everywhere."
+    REPLACED = 4509, "A newer connection of the user has taken its place."
 
 
 class Final(NamedTuple):

@@ -36,7 +36,7 @@ class Stats:
     """Messages that were not delivered or not handled, by reason: `lost`, `rate_limited`, `invalid`, `oversized`."""
     closed: Mapping[str, int]
     """Connections that were ended for a reason: `slow_consumer`, `stalled`, `full_inbox`, `flooding`, `silent`,
-    `expired`, `invalid_data`, `lifetime`, `restart`."""
+    `expired`, `invalid_data`, `lifetime`, `replaced`, `restart`."""
     refused: Mapping[str, int]
     """Handshakes and joins that were refused, by reason: each `Refusal`."""
     is_draining: bool
@@ -85,6 +85,7 @@ class Stats:
                 "expired": counters.expired,
                 "invalid_data": counters.unreadable,
                 "lifetime": counters.outlived,
+                "replaced": counters.replaced,
                 "restart": counters.restarted,
             },
             refused={reason.value: counters.refused[reason] for reason in Refusal},

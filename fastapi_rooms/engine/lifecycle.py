@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from fastapi_rooms.domain.close_codes import ABNORMAL
+from fastapi_rooms.domain.close_codes import ABNORMAL, CloseCode
 from fastapi_rooms.domain.connection import Connection, Owner, Phase, Verdict
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.envelope import room_target, user_target
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from fastapi_rooms.engine.inbound.reader import Reader
 
 logger = logging.getLogger("fastapi_rooms")
+
+_REPLACED = Close(CloseCode.REPLACED, "replaced by a newer connection")
 
 
 class Cause(Enum):
@@ -105,8 +107,12 @@ class Lifecycle:
         room: str | None,
         address: str | None,
         answer_handshake: Callable[[], Awaitable[None]],
+        giving_way: Sequence[Connection] = (),
     ) -> None:
-        """Register first, then answer the handshake, so that nothing is missed in between; undone on error."""
+        """Register first, then answer the handshake, so that nothing is missed in between; undone on error.
+
+        Those that give way are closed as it is registered, so that of two who come at once only one is left.
+        """
         targets = [] if connection.user_id is None else [user_target(connection.user_id)]
         if room is not None:
             targets.append(room_target(room))
@@ -117,6 +123,9 @@ class Lifecycle:
         self._registry.add(connection, address)
         if room is not None:
             self._registry.join(connection, room)
+        for other in giving_way:  # now, so that neither its user nor its room is left by all in between
+            self._counters.replaced += 1
+            self.close(other, _REPLACED)
         try:
             await self._nodes.follow(targets)
             if self._is_unproven(connection):

@@ -79,6 +79,7 @@ COUNTED = {
     "expired": lambda stats: stats.closed["expired"],
     "unreadable": lambda stats: stats.closed["invalid_data"],
     "outlived": lambda stats: stats.closed["lifetime"],
+    "replaced": lambda stats: stats.closed["replaced"],
     "restarted": lambda stats: stats.closed["restart"],
 }
 

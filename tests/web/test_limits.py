@@ -199,6 +199,27 @@ async def test_a_user_with_too_many_devices_is_told_before_accept(stage):
             assert await third.receive() == "1"
 
 
+@PAIRS
+async def test_who_changes_networks_takes_the_place_of_the_old_connection(stage, wire, loop):
+    rooms = house(wire, max_connections_per_user=1, user_limit_policy="replace")
+    async with stage.plays(rooms) as server:
+        lost = RawClient(server, "/session?name=ann")  # nobody answers for it any more
+        await until(lambda: rooms.manager.active_connections == 1)
+        async with server.client("/handler?name=ann") as client, server.client("/handler?name=bob") as bob:
+            await client.send("x")
+            assert await client.receive() == "1"
+            assert len(rooms.manager.get_user_connections("ann")) == 1
+            async with server.client("/session?name=ann") as newest:
+                assert await client.closed() == (4509, "replaced by a newer connection")
+                await newest.send("xy")
+                assert await newest.receive() == "2"
+            await bob.send("x")
+            assert await bob.receive() == "1"
+        assert counted(rooms.manager.stats().closed) == {"replaced": 2}
+        assert counted(rooms.manager.stats().refused) == {}
+        lost.close()
+
+
 async def test_one_address_has_so_many_connections_whatever_it_says_of_itself():
     rooms = house(max_connections_per_address=1)
     with live(smallest_app(rooms), forwarded_allow_ips="192.0.2.1") as server:  # this client is no trusted proxy

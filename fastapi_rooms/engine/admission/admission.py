@@ -213,6 +213,10 @@ class Admission:
             self._refuse(connection.websocket, lacking, user_id=connection.user_id, retry_after=RETRY_SECONDS)
         return self._places.address_of(connection)
 
+    def giving_way(self, connection: Connection) -> list[Connection]:
+        """Return which others of its user have to be closed when a connection is registered, the oldest first."""
+        return self._places.giving_way(connection)
+
     def refuse_stopped(self, connection: Connection) -> NoReturn:
         """Refuse who was let in and comes to the end of the handshake when the node has been stopped.
 

@@ -5,6 +5,7 @@ Otherwise a crowd that comes at once would have the app asked about each of it. 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 from fastapi_rooms.domain.address import address_key
 from fastapi_rooms.domain.connection import Connection
@@ -65,14 +66,25 @@ class Places:
             return None
         return address_key(client.host)
 
+    def giving_way(self, connection: Connection) -> list[Connection]:
+        """Return which others of its user have to go when it is registered, the oldest first.
+
+        There is a place for it, so with the policy `refuse` nobody has to.
+        """
+        most, user_id = self._settings.max_connections_per_user, connection.user_id
+        if most is None or user_id is None:
+            return []
+        here = self.registry.of_user(user_id)
+        return list(islice(here, max(0, len(here) + 1 - most)))
+
     def _lacking(self, connection: Connection) -> Refusal | None:
         settings, user_id, address = self._settings, connection.user_id, self.address_of(connection)
         if self._are_taken(settings.max_connections, max(len(self.registry), self._flusher.sockets), self._asked):
             return Refusal.MAX_CONNECTIONS
-        if user_id is not None and self._are_taken(
-            settings.max_connections_per_user, len(self.registry.of_user(user_id)), self._asked_users[user_id]
-        ):
-            return Refusal.MAX_CONNECTIONS_PER_USER
+        if user_id is not None:
+            here = 0 if settings.user_limit_policy == "replace" else len(self.registry.of_user(user_id))
+            if self._are_taken(settings.max_connections_per_user, here, self._asked_users[user_id]):
+                return Refusal.MAX_CONNECTIONS_PER_USER
         if address is not None and self._are_taken(
             settings.max_connections_per_address, self.registry.from_address(address), self._asked_addresses[address]
         ):

@@ -7,12 +7,16 @@ from support import counted, until
 
 from engine.admission.asking import NO, YES, Gate, refused
 from engine.fakes import Peer, connected, is_empty, settled
+from engine.scripted import ScriptedBackend
+from fastapi_rooms.domain.close_codes import CloseCode, may_reconnect
 from fastapi_rooms.domain.errors import (
     TooManyRooms,
 )
 from fastapi_rooms.domain.refusal import Refusal
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.admission.handshake_refused import HandshakeRefused
+from fastapi_rooms.engine.distributed import DistributedWebSocketManager
+from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.outbound.flusher import LEFT_AT_ONCE
 
@@ -155,6 +159,88 @@ async def test_a_user_has_as_many_connections_as_may_be_and_who_is_nobody_is_not
         await connected(manager)
     manager.disconnect(phone)
     await connected(manager, None, "ann")
+    await manager.stop()
+
+
+def replacing(most: int, **options) -> ConnectionManager:
+    return ConnectionManager(RoomsSettings(max_connections_per_user=most, user_limit_policy="replace"), **options)
+
+
+async def test_the_oldest_of_a_user_gives_way_to_the_newest():
+    ends = []
+    hooks = Hooks(connected=lambda one: ends.append("connected"), disconnected=lambda end: ends.append(end.code))
+    manager = replacing(2, hooks=hooks)
+    phone, first = await connected(manager, "a", "ann")
+    _, second = await connected(manager, "a", "ann")
+    bob, _ = await connected(manager, "a", "bob")
+    for _ in range(3):
+        await connected(manager, "a")
+    newest_peer, newest = await connected(manager, "a", "ann")
+    await settled()
+    assert phone.close_codes == [CloseCode.REPLACED]
+    assert phone.events[-1]["reason"] == "replaced by a newer connection"
+    assert manager.get_user_connections("ann") == [second, newest]
+    assert first.close_code == CloseCode.REPLACED
+    assert not may_reconnect(first.close_code)
+    await connected(manager, "a", "ann")
+    assert second.close_code == CloseCode.REPLACED
+    assert (bob.events, newest_peer.events) == ([], [])
+    assert counted(manager.stats().closed) == {"replaced": 2}
+    assert counted(manager.stats().refused) == {}
+    await settled()
+    assert ends.count(4509) == 2
+    await manager.stop()
+
+
+async def test_neither_room_nor_user_is_left_by_all_when_one_takes_the_place_of_the_other():
+    backend = ScriptedBackend()
+    unsubscribed = []
+    backend.unsubscribe = unsubscribed.append
+    settings = RoomsSettings(max_connections_per_user=1, user_limit_policy="replace")
+    manager = DistributedWebSocketManager(backend, settings=settings)
+    await manager.start()
+    for _ in range(3):
+        await connected(manager, "a", "ann")
+    assert unsubscribed == []
+    assert len(manager.get_room_members("a")) == 1
+    await manager.stop()
+
+
+async def test_of_two_that_come_at_once_one_is_left_whether_the_first_was_answered_or_not():
+    manager = replacing(1)
+    peers = [Peer() for _ in range(5)]
+    for peer in peers:
+        peer.accepts.clear()
+    connecting = [asyncio.create_task(manager.connect(peer.websocket, "a", "ann")) for peer in peers]
+    await settled()
+    assert manager.stats().connections == 1
+    for peer in peers:
+        peer.accepts.set()
+    await asyncio.wait(connecting)
+    await settled()
+    [left] = manager.get_user_connections("ann")
+    assert left.websocket is peers[-1].websocket
+    assert [peer.close_codes for peer in peers] == [[4509]] * 4 + [[]]
+    assert manager.stats().closed["replaced"] == 4
+    await manager.stop()
+    assert is_empty(manager)
+
+
+async def test_nobody_gives_way_to_who_is_refused_and_the_app_is_asked_about_no_more_than_may_be():
+    gate = Gate()
+    manager = replacing(1, authorize_join=gate.ask)
+    here = asyncio.create_task(manager.connect(Peer().websocket, "a", "ann"))
+    await until(lambda: gate.asked)
+    await refused(manager, Peer(), Refusal.MAX_CONNECTIONS_PER_USER, "a", "ann")
+    gate.answer(YES, 0)
+    first = await here
+    again = asyncio.create_task(manager.connect(Peer().websocket, "a", "ann"))
+    await until(lambda: len(gate.asked) == 2)
+    assert first.is_open, "while the app is asked"
+    gate.answer(NO, 1)
+    await asyncio.wait([again])
+    assert first.is_open
+    assert manager.stats().closed["replaced"] == 0
     await manager.stop()
 
 
