@@ -43,6 +43,8 @@ class Counters:
     """Connections closed with 1007 because `max_invalid_messages` in a row did not fit."""
     outlived: int = 0
     """Connections closed with 1000 because they were `max_connection_seconds` old."""
+    replaced: int = 0
+    """Connections closed with 4509 because their user connected once more."""
     restarted: int = 0
     """Connections closed with 1012 because the node was stopped."""
     refused: Counter[Refusal] = field(default_factory=Counter)

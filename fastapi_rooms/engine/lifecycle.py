@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from fastapi_rooms.engine.inbound.reader import Reader
 
 logger = logging.getLogger("fastapi_rooms")
+
+_REPLACED = Close(CloseCode.REPLACED, "replaced by a newer connection")
 
 
 TOO_SLOW = Close(CloseCode.TRY_AGAIN_LATER, "slow consumer")
@@ -87,10 +89,15 @@ class Lifecycle:
         self._nodes = nodes
         # Registered, but the handshake is being answered. The event, if somebody waits for that, is set afterwards.
         self.opening: dict[Connection, asyncio.Event | None] = {}
-        self.flusher = Flusher(settings, self._on_stall)
+        self.flusher = Flusher(settings, self._on_stall, self._on_left)
         self.timekeeper = Timekeeper(settings, counters, self._on_time, self._offer)
         self.tasks = ConnectionTasks(settings.disconnect_grace, self.close)
         self._on_outbox_done = self._on_done  # one bound method for all outboxes
+
+    @property
+    def closing(self) -> int:
+        """How many connections have ended and have a socket that has not left."""
+        return max(0, self.flusher.sockets - len(self._registry))
 
     def visible(self, connections: Collection[Connection]) -> list[Connection]:
         """Return those whose handshake has been answered."""
@@ -118,8 +125,12 @@ class Lifecycle:
         room: str | None,
         address: str | None,
         answer_handshake: Callable[[], Awaitable[None]],
+        giving_way: Sequence[Connection] = (),
     ) -> None:
-        """Register first, then answer the handshake, so that nothing is missed in between; undone on error."""
+        """Register first, then answer the handshake, so that nothing is missed in between; undone on error.
+
+        Those that give way are closed as it is registered, so that of two who come at once only one is left.
+        """
         targets = [] if connection.user_id is None else [user_target(connection.user_id)]
         if room is not None:
             targets.append(room_target(room))
@@ -130,6 +141,9 @@ class Lifecycle:
         self._registry.add(connection, address)
         if room is not None:
             self._registry.join(connection, room)
+        for other in giving_way:  # now, so that neither its user nor its room is left by all in between
+            self._counters.replaced += 1
+            self.close(other, _REPLACED)
         try:
             await self._nodes.follow(targets)
             if self._is_unproven(connection):
@@ -283,6 +297,9 @@ class Lifecycle:
                 "%r does not take its close frame either: its socket stays until the server ends it", connection
             )
             outbox.abort()
+
+    def _on_left(self, outbox: Outbox) -> None:
+        self._registry.release(outbox.connection)
 
     def _on_time(self, connection: Connection, close: Close) -> None:
         logger.info("%r: %s, closed with %d", connection, close.reason, close.code)

@@ -11,6 +11,7 @@ from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.admission.admission import Admission, AuthorizeJoin, Limiter
+from fastapi_rooms.engine.admission.places import Places
 from fastapi_rooms.engine.admission.revoked_users import RevokedUsers
 from fastapi_rooms.engine.delivery import Delivery
 from fastapi_rooms.engine.endings.drain import Drain
@@ -64,7 +65,7 @@ class Parts:
         self.admission = Admission(
             settings,
             self.counters,
-            self.registry,
+            Places(settings, self.registry, self.flusher),
             hooks,
             self.announcer,
             authorize_join,

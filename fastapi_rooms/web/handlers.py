@@ -35,6 +35,7 @@ class Handler:
         self._message_parameter = message_parameter
         self._decoder = Decoder(message_type)  # built once, not per connection
         self._unavailable_said = Seldom()
+        self.end_said = Seldom()  # whether to say again how a connection ended: clients decide how often they do
         self._is_plain = inspect.iscoroutinefunction(function)
         self._is_async = self._is_plain or inspect.isasyncgenfunction(function)
 
@@ -57,7 +58,7 @@ class Handler:
             except ConnectionEnded:
                 logger.debug("%r, or whom it was for, has gone: not sent", connection)  # what else it sent is handled
             except RefusedError as error:
-                logger.debug("%r was refused: %s", connection, error)  # clients decide how often
+                logger.debug("%r was refused: %.200r", connection, error)  # clients decide how often
                 await manager.send_personal(connection, error_message(error.code))
             except BackendUnavailable as error:
                 # Members on this node were served, and the client may try again: no reason to close.

@@ -69,7 +69,7 @@ async def serve(  # noqa: C901 - one frame on purpose, see below
             if connection.is_open:  # it was somebody else who has gone
                 raise
     except Exception as error:  # noqa: BLE001 - whatever a handler raises
-        await end_with_error(websocket, manager, connection, error)
+        await end_with_error(websocket, manager, connection, error, handler.end_said)
     except asyncio.CancelledError:
         # The server is stopping, or the handler awaited something that was cancelled.
         task = asyncio.current_task()
@@ -80,6 +80,6 @@ async def serve(  # noqa: C901 - one frame on purpose, see below
         await close_and_wait(websocket, manager, connection, CloseCode.INTERNAL_ERROR)
         raise
     else:
-        await end_without_error(websocket, manager, connection)
+        await end_without_error(websocket, manager, connection, handler.end_said)
     finally:
         manager.disconnect(connection)

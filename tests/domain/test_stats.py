@@ -58,6 +58,9 @@ def test_who_is_here_and_what_waits():
     assert (stats.connections, stats.users, stats.rooms) == (3, 1, 2)
     assert (stats.queued_messages, stats.queued_bytes) == (3, 35)
     assert stats.is_draining
+    assert stats.closing == 0
+    closing = Stats.of(registry, Counters(), is_draining=True, backend=backend, closing=7)
+    assert (closing.connections, closing.closing) == (3, 7)
     assert stats.backend is backend
 
 
@@ -77,6 +80,7 @@ COUNTED = {
     "expired": lambda stats: stats.closed["expired"],
     "unreadable": lambda stats: stats.closed["invalid_data"],
     "outlived": lambda stats: stats.closed["lifetime"],
+    "replaced": lambda stats: stats.closed["replaced"],
     "restarted": lambda stats: stats.closed["restart"],
 }
 

@@ -217,7 +217,8 @@ class Desk:
         self.counters = Counters()
         self.ended: list[Outbox] = []
         self.stalled: list[Outbox] = []
-        self.flusher = Flusher(self.settings, self.on_stall)
+        self.left: list[Outbox] = []
+        self.flusher = Flusher(self.settings, self.on_stall, self.left.append)
 
     def on_stall(self, outbox: Outbox) -> None:
         self.stalled.append(outbox)

@@ -117,7 +117,9 @@ class Drain:
         began = clock()
         self._refuse(seconds)  # from now on nobody comes
         there_were = len(self._registry)
-        logger.info("draining: %d connections, within %g s", there_were, seconds)
+        closing = max(0, self._flusher.sockets - there_were)
+        more = f" and {closing} sockets that were closed before" if closing else ""
+        logger.info("draining: %d connections%s, within %g s", there_were, more, seconds)
         size = max(MIN_BATCH, math.ceil(there_were / max(1, int(seconds * SPREAD / BATCH_SECONDS))))
         is_late = False
         while len(self._registry) and not is_late:  # who is left after the last batch could not be closed

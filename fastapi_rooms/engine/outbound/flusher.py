@@ -18,6 +18,8 @@ logger = logging.getLogger("fastapi_rooms")
 
 MIN_SWEEP_SECONDS = 0.02
 MAX_SWEEP_SECONDS = 1.0
+LEFT_AT_ONCE = 64
+"""How many that have ended are looked at for one who finds no place."""
 AT_ONCE = 16
 """Outboxes that are flushed without a look at the clock, some 10 µs each; where messages are compressed, one."""
 
@@ -30,15 +32,19 @@ class Flusher:
     Args:
         settings: How long what is offered may be gathered, and how long a peer may take nothing.
         on_stall: Called with the outbox of a peer that is to be given up.
+        on_left: Called with each outbox that was watched, once, when it is no more: its socket is gone, or given up.
     """
 
-    def __init__(self, settings: RoomsSettings, on_stall: Callable[[Outbox], object]) -> None:
+    def __init__(
+        self, settings: RoomsSettings, on_stall: Callable[[Outbox], object], on_left: Callable[[Outbox], object]
+    ) -> None:
         self._settings = settings
         self._at_once = AT_ONCE if settings.compress_min_bytes is None else 1  # to compress may take long
         self._interval = settings.flush_interval / 1000  # seconds; 0: until the end of the tick
         self._last_flush = -inf  # loop time, if there is an interval: the next comes that much later
         self._sweep_seconds = min(MAX_SWEEP_SECONDS, max(MIN_SWEEP_SECONDS, settings.send_timeout / 4))
         self._on_stall = on_stall
+        self._on_left = on_left
         self._context = Context()  # an empty one: a node outlives the request that happened to be first
         self._dirty: list[Outbox] = []  # with something pending since this tick
         self._groups: deque[Iterator[Outbox]] = deque()  # the same, but many, or since an earlier tick
@@ -51,6 +57,7 @@ class Flusher:
         self.write_later = self._writers.add
         """Let a task write what an outbox could not write at once."""
         self._watched: dict[Outbox, Stall | None] = {}  # None: nothing waited for its peer when it was looked at
+        self._ended: dict[Outbox, None] = {}  # those of the watched that are done, and whose socket was still there
         self._unseen: list[Outbox] = []  # those of the watched that this sweep has not looked at
         self._timer: asyncio.TimerHandle | None = None  # the next sweep; None: nothing is watched
         self._timer_loop: asyncio.AbstractEventLoop | None = None  # where the next sweep is due
@@ -97,9 +104,22 @@ class Flusher:
         self._set_timer(self._sweep_seconds)
 
     def unwatch_if_left(self, outbox: Outbox) -> None:
-        """Stop looking at an outbox whose socket is gone."""
+        """Stop looking at an outbox that is done, if its socket is gone."""
         if outbox.has_left():
-            self._watched.pop(outbox, None)
+            self._unwatch(outbox)
+        elif outbox in self._watched:
+            self._ended[outbox] = None
+
+    def look_for_left(self) -> None:
+        """Stop looking at some whose socket has gone since the last sweep; for who needs their places now."""
+        for outbox in list(islice(self._ended, LEFT_AT_ONCE)):
+            del self._ended[outbox]  # to the end of the row, or out of it
+            self.unwatch_if_left(outbox)
+
+    @property
+    def sockets(self) -> int:
+        """How many are watched: every connection, and those that have ended and whose socket has not left."""
+        return len(self._watched)
 
     async def wait_until_written(self, seconds: float) -> bool:
         """Wait until every watched outbox is written or aborted; return whether that is so after `seconds`."""
@@ -128,9 +148,10 @@ class Flusher:
     async def settle(self, seconds: float) -> None:
         """Wait until everything is written, and abort the rest; then look at nothing any more. Leaves no task."""
         await self.wait_until_written(seconds)
-        for outbox in [outbox for outbox in self._watched if not outbox.is_written()]:
-            outbox.abort()
-        self._watched.clear()
+        for outbox in list(self._watched):
+            if not outbox.is_written():
+                outbox.abort()
+            self._unwatch(outbox)
         self._unseen = []
         self._stop_timer()
         await self._writers.end()
@@ -208,14 +229,14 @@ class Flusher:
             try:
                 self._look_at(outbox, now)
             except Exception:  # whatever it is, the other outboxes must be looked at
-                self._watched.pop(outbox, None)
+                self._unwatch(outbox)
                 logger.exception("the outbox of %r failed", outbox.connection)
         return not unseen
 
     def _look_at(self, outbox: Outbox, now: float) -> None:
         outbox.notice_end()
         if outbox.has_left():
-            self._watched.pop(outbox, None)
+            self._unwatch(outbox)
             return
         behind, stall = outbox.behind(), self._watched[outbox]
         if behind is None:
@@ -223,8 +244,14 @@ class Flusher:
         elif stall is None:
             self._watched[outbox] = Stall(self._settings, now, behind)
         elif stall.look_again(now, behind):
-            self._watched.pop(outbox, None)
+            self._unwatch(outbox)
             self._on_stall(outbox)
+
+    def _unwatch(self, outbox: Outbox) -> None:
+        self._ended.pop(outbox, None)
+        if outbox in self._watched:
+            del self._watched[outbox]
+            self._on_left(outbox)
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -188,6 +188,25 @@ def test_the_time_is_that_of_the_settings(caplog, settings, seconds):
     run_clocked(main)
 
 
+def test_who_was_closed_before_and_has_not_left_is_known_and_does_not_outlive_it(caplog):
+    async def main():
+        manager = ConnectionManager()
+        peers = [(await connected(manager))[0] for _ in range(2)]
+        peers.append(rude := Peer())
+        connection = await manager.connect(rude.websocket)
+        await connection.close()
+        await connection.wait_until_closed()
+        assert (manager.stats().connections, manager.stats().closing) == (2, 1)
+        await manager.drain(2)
+        assert said(caplog)[0] == "draining: 2 connections and 1 sockets that were closed before, within 2 s"
+        assert [peer.transport.aborted for peer in peers] == [False, False, True]
+        await asyncio.sleep(2)
+        assert (manager.stats().connections, manager.stats().closing) == (0, 0)
+        await manager.stop()
+
+    run_clocked(main)
+
+
 @pytest.mark.parametrize("seconds", [0, -1, math.inf, math.nan, "5"])
 async def test_a_time_that_makes_no_sense_is_refused_and_nothing_begins(manager, seconds):
     with pytest.raises(ConfigurationError, match="a number of seconds above 0"):

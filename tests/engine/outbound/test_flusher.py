@@ -54,7 +54,7 @@ class FakeOutbox:
 
 def flusher(send_timeout=10.0):
     stalled = []
-    made = Flusher(RoomsSettings(send_timeout=send_timeout), stalled.append)
+    made = Flusher(RoomsSettings(send_timeout=send_timeout), stalled.append, lambda outbox: None)
     return made, stalled
 
 
