@@ -128,7 +128,8 @@ class DistributedWebSocketManager(ConnectionManager):
         Raises:
             BackendUnavailable: It is required, and was not there. Nothing is left running.
         """
-        async with self._changing.here():
+        async with self._home.settle():
+            self._home.settle()  # a stop that this has waited for has left it
             await self._parts.drain.resume()  # after a stop which was cancelled
             self._backend.subscribe((EVERYBODY,))
             await self._backend.start(self._node_id, _Ear(self._hear, self._missed), required=required)
@@ -141,7 +142,7 @@ class DistributedWebSocketManager(ConnectionManager):
         Can be started again afterwards. Returns after at most `send_timeout`, what `async` hooks take (at most
         `disconnect_grace`) and `publish_timeout`. Cancelled, it is half done: call it again.
         """
-        async with self._changing.here():
+        async with self._home.settle():
             await self._parts.end_everybody()
             await self._backend.stop()
             loop = asyncio.get_running_loop()
@@ -151,6 +152,7 @@ class DistributedWebSocketManager(ConnectionManager):
             await self._parts.announcer.stop()
             await self._parts.drain.stop()
             self._stop_telemetry()
+            self._home.leave()
 
     # What it does beside the manager of one node
 
@@ -205,6 +207,7 @@ class DistributedWebSocketManager(ConnectionManager):
             self._backend.unsubscribe(closed)
 
     def _check_started(self) -> None:
+        self._home.check()
         if not self._was_started:
             raise ManagerNotStarted(
                 "this manager was not started, so it neither hears nor reaches other nodes: `await manager.start()` "
