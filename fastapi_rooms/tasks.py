@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Iterable
+from threading import get_ident
 from typing import Any
 
 from fastapi_rooms.domain.errors import ConfigurationError
@@ -35,6 +36,7 @@ class HomeLoop:
         self._remedy = remedy
         self._loop: asyncio.AbstractEventLoop | None = None  # None: nobody has settled yet
         self._lock = asyncio.Lock()  # of that loop
+        self._thread = 0  # in which it was settled on; 0 is none
         self._was_left = False
 
     def settle(self) -> asyncio.Lock:
@@ -42,6 +44,7 @@ class HomeLoop:
         self.check()
         if not self.is_here():
             self._loop, self._lock = asyncio.get_running_loop(), asyncio.Lock()  # nobody waits on a loop that has ended
+        self._thread = get_ident()
         self._was_left = False
         return self._lock
 
@@ -54,15 +57,20 @@ class HomeLoop:
         return self._loop is asyncio.get_running_loop()
 
     def check(self) -> None:
-        """Check that no other loop that runs is the home. Takes 50 ns, so that it may be done at every call.
+        """Check that no other loop that runs is the home. Cheap enough to be done at every call.
 
         Raises:
             ConfigurationError: One is: what is touched from here would break there, and whoever waits here would wait
                 for ever.
         """
-        try:
-            here = asyncio.get_running_loop()
-        except RuntimeError:
-            here = None
-        if here is not self._loop and self._loop is not None and self._loop.is_running() and not self._was_left:
+        # A thread runs one loop at a time. To ask for that loop is a system call before Python 3.12, `getpid`.
+        if get_ident() != self._thread and self._is_running_elsewhere():
             raise ConfigurationError(f"this is not the event loop that it lives on, which is running: {self._remedy}")
+
+    def _is_running_elsewhere(self) -> bool:
+        if self._loop is None or self._was_left or not self._loop.is_running():
+            return False
+        try:
+            return not self.is_here()
+        except RuntimeError:  # this thread has no loop
+            return True

@@ -91,7 +91,8 @@ class DistributedWebSocketManager(ConnectionManager):
         self._backend = redis_url if isinstance(redis_url, Backend) else RedisBackend(redis_url, self.settings)
         self._parts.revoked.store = self.store
         self._on_gap = on_gap
-        self._node_id = uuid4().hex
+        self._node_id = ""  # made by each start; empty before the first
+        self._runs_on: asyncio.AbstractEventLoop | None = None  # from start to stop
         self._was_started = False
         self._failures_said = Seldom()
         self._unanswered: set[asyncio.Future[Any]] = set()  # publishes that no sender waits for
@@ -104,7 +105,7 @@ class DistributedWebSocketManager(ConnectionManager):
 
     @property
     def node_id(self) -> str:
-        """The identity of this node among the others."""
+        """The identity of this node among the others: another one after each start, empty before the first."""
         return self._node_id
 
     @property
@@ -131,8 +132,12 @@ class DistributedWebSocketManager(ConnectionManager):
         async with self._home.settle():
             self._home.settle()  # a stop that this has waited for has left it
             await self._parts.drain.resume()  # after a stop which was cancelled
+            loop = asyncio.get_running_loop()
+            if self._runs_on is not loop:
+                self._node_id = uuid4().hex  # not before: processes that are forked would share it
             self._backend.subscribe((EVERYBODY,))
             await self._backend.start(self._node_id, _Ear(self._hear, self._missed), required=required)
+            self._runs_on = loop
             self._telemetry = start_telemetry(self.stats, self._telemetry)
             self._was_started = True
 
@@ -145,6 +150,7 @@ class DistributedWebSocketManager(ConnectionManager):
         async with self._home.settle():
             await self._parts.end_everybody()
             await self._backend.stop()
+            self._runs_on = None
             loop = asyncio.get_running_loop()
             if unanswered := [told for told in self._unanswered if told.get_loop() is loop]:
                 await asyncio.wait(unanswered)

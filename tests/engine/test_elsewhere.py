@@ -95,6 +95,19 @@ async def test_a_thread_may_look_and_may_have_the_loop_send(manager):
     assert await texts(peer) == [["one", "two"]]
 
 
+def test_a_loop_may_be_run_by_one_thread_after_the_other():
+    manager, loop = ConnectionManager(), asyncio.new_event_loop()
+
+    async def main():
+        return await manager.broadcast("hi")
+
+    loop.run_until_complete(manager.start())
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(loop.run_until_complete, main()).result(DEADLINE) == 0
+    loop.run_until_complete(manager.stop())
+    loop.close()
+
+
 def test_it_may_go_on_on_another_loop_when_its_own_has_ended():
     manager = ConnectionManager()
 

@@ -12,6 +12,7 @@ from fastapi_rooms.backends.redis import store
 from fastapi_rooms.backends.redis.channels import Channels
 from fastapi_rooms.backends.redis.cluster import ClusterLinks
 from fastapi_rooms.backends.redis.link import Pace
+from fastapi_rooms.backends.redis.marks import is_probe, new_mark
 from fastapi_rooms.backends.redis.places import ClusterSeeds, Source, locate
 from fastapi_rooms.backends.redis.topology import OneLink, Topology
 from fastapi_rooms.domain.backend_state import BackendStatus, Gap
@@ -53,6 +54,7 @@ class RedisBackend:
         self._receiver: Receiver  # set by start
         self._origin = b""  # set by start: the id of the node, by which it knows its own envelopes
         self._own_channels = b""  # set by start: what the channels for probes begin with
+        self._mark = b""  # set by start: what its probes begin with
         self._connected = False
         self._degraded_since: datetime | None = datetime.now(UTC)
         self._was_connected = False  # since the start
@@ -61,6 +63,7 @@ class RedisBackend:
         self._undelivered = 0
         self._undecodable = 0
         self._undecodable_said = Seldom(LOG_SECONDS)
+        self._twin_said = Seldom(LOG_SECONDS)
 
     def __repr__(self) -> str:
         return f"<RedisBackend {self._place}{'' if self._connected else ' (degraded)'}>"
@@ -89,6 +92,7 @@ class RedisBackend:
         self._home.settle()
         self._origin, self._receiver = bytes.fromhex(node_id), receiver
         self._own_channels = self._channels.all_of_node(node_id)
+        self._mark = new_mark()
         self._was_connected = False
         pace = Pace(self._settings.publish_timeout, self._settings.probe_interval)
         topology = self._topology = self._make_topology(node_id, pace)
@@ -195,8 +199,8 @@ class RedisBackend:
 
     def _make_topology(self, node_id: str, pace: Pace) -> Topology:
         if isinstance(self._place, ClusterSeeds):
-            return ClusterLinks(self._place, pace, self, partial(self._channels.of_node, node_id))
-        return OneLink(self._place, pace, self, self._channels.of_node(node_id, 0))
+            return ClusterLinks(self._place, pace, self, partial(self._channels.of_node, node_id), self._mark)
+        return OneLink(self._place, pace, self, self._channels.of_node(node_id, 0), self._mark)
 
     async def _hang_up(self, topology: Topology) -> None:
         self._topology, self._retired = None, topology
@@ -236,8 +240,8 @@ class RedisBackend:
         """Hand an envelope of another node to the receiver."""
         wanted = self._targets.get(channel)
         if wanted is None:
-            if channel.startswith(self._own_channels) and not payload.isdigit():
-                self._drop(channel, UndecodableError("it is no probe"))
+            if channel.startswith(self._own_channels):
+                self._on_own_channel(channel, payload)
             return
         if is_from(payload, self._origin):
             return
@@ -262,6 +266,19 @@ class RedisBackend:
             self._receiver.missed(Gap(since, datetime.now(UTC), targets))
         except Exception:
             logger.exception("a gap could not be reported")
+
+    def _on_own_channel(self, channel: bytes, payload: bytes) -> None:
+        """Act on what only this node says and hears, and what is not the probe that is waited for."""
+        if not is_probe(payload):
+            self._drop(channel, UndecodableError("it is no probe"))
+        elif not payload.startswith(self._mark) and self._twin_said.is_due(asyncio.get_running_loop().time()):
+            logger.error(
+                "another process has the id of this node, %s: each takes what the other says for its own echo, and "
+                "drops it. The process was copied after the start, by a fork or from a snapshot of a machine. Restart "
+                "it, and start the manager in each process for itself, as the lifespan of RoomsExtension does (said "
+                "once a minute)",
+                self._origin.hex(),
+            )
 
     def _drop(self, channel: bytes, error: UndecodableError) -> None:
         self._undecodable += 1
