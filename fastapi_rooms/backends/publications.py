@@ -9,6 +9,7 @@ A call is a generator of steps. Whoever drives it
 - drops it after any other exception, such as a cancellation. It holds nothing that must be released.
 """
 
+import os
 from collections.abc import Generator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -48,16 +49,23 @@ class Publications:
     Args:
         settings: How large an envelope may be, and for how long a close is kept.
         has_store: Whether there is a place for what is kept. Otherwise nothing is.
-
-    Attributes:
-        origin: The `node_id` under which the publisher publishes.
     """
 
     def __init__(self, settings: RoomsSettings, *, has_store: bool = True) -> None:
-        self.origin = uuid4().hex
+        self._origin = ""  # of the process below
+        self._process = 0  # 0: it was not asked for yet
         self._max_bytes = settings.max_envelope_bytes
         self._revocation_seconds = settings.revocation_seconds if has_store else None
         self._caller_trace = CallerTrace()
+
+    @property
+    def origin(self) -> str:
+        """The `node_id` under which this process publishes. One that was forked has another than its parent."""
+        process = os.getpid()
+        if self._process != process:
+            self._origin = uuid4().hex
+            self._process = process  # afterwards: other threads may ask at once
+        return self._origin
 
     def broadcast(self, message: Any, message_type: MessageType | str | None) -> Steps:
         """Send to everybody."""

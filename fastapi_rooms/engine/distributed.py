@@ -91,7 +91,8 @@ class DistributedWebSocketManager(ConnectionManager):
         self._backend = redis_url if isinstance(redis_url, Backend) else RedisBackend(redis_url, self.settings)
         self._parts.revoked.store = self.store
         self._on_gap = on_gap
-        self._node_id = uuid4().hex
+        self._node_id = ""  # made by each start; empty before the first
+        self._runs_on: asyncio.AbstractEventLoop | None = None  # from start to stop
         self._was_started = False
         self._failures_said = Seldom()
         self._unanswered: set[asyncio.Future[Any]] = set()  # publishes that no sender waits for
@@ -104,7 +105,7 @@ class DistributedWebSocketManager(ConnectionManager):
 
     @property
     def node_id(self) -> str:
-        """The identity of this node among the others."""
+        """The identity of this node among the others: another one after each start, empty before the first."""
         return self._node_id
 
     @property
@@ -128,10 +129,15 @@ class DistributedWebSocketManager(ConnectionManager):
         Raises:
             BackendUnavailable: It is required, and was not there. Nothing is left running.
         """
-        async with self._changing.here():
+        async with self._home.settle():
+            self._home.settle()  # a stop that this has waited for has left it
             await self._parts.drain.resume()  # after a stop which was cancelled
+            loop = asyncio.get_running_loop()
+            if self._runs_on is not loop:
+                self._node_id = uuid4().hex  # not before: processes that are forked would share it
             self._backend.subscribe((EVERYBODY,))
             await self._backend.start(self._node_id, _Ear(self._hear, self._missed), required=required)
+            self._runs_on = loop
             self._telemetry = start_telemetry(self.stats, self._telemetry)
             self._was_started = True
 
@@ -141,9 +147,10 @@ class DistributedWebSocketManager(ConnectionManager):
         Can be started again afterwards. Returns after at most `send_timeout`, what `async` hooks take (at most
         `disconnect_grace`) and `publish_timeout`. Cancelled, it is half done: call it again.
         """
-        async with self._changing.here():
+        async with self._home.settle():
             await self._parts.end_everybody()
             await self._backend.stop()
+            self._runs_on = None
             loop = asyncio.get_running_loop()
             if unanswered := [told for told in self._unanswered if told.get_loop() is loop]:
                 await asyncio.wait(unanswered)
@@ -151,6 +158,7 @@ class DistributedWebSocketManager(ConnectionManager):
             await self._parts.announcer.stop()
             await self._parts.drain.stop()
             self._stop_telemetry()
+            self._home.leave()
 
     # What it does beside the manager of one node
 
@@ -205,6 +213,7 @@ class DistributedWebSocketManager(ConnectionManager):
             self._backend.unsubscribe(closed)
 
     def _check_started(self) -> None:
+        self._home.check()
         if not self._was_started:
             raise ManagerNotStarted(
                 "this manager was not started, so it neither hears nor reaches other nodes: `await manager.start()` "

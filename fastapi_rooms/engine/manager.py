@@ -22,9 +22,8 @@ from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.inbound.handshake import accept
 from fastapi_rooms.engine.many_nodes import ONE_NODE, ManyNodes
 from fastapi_rooms.engine.parts import Parts
-from fastapi_rooms.engine.references import NOBODY, Excluded, Reference, find, ids, meant
+from fastapi_rooms.engine.references import NOBODY, Excluded, Reference, ids, meant
 from fastapi_rooms.engine.sessions import Sessions
-from fastapi_rooms.tasks import LoopLock
 from fastapi_rooms.telemetry.telemetry import Telemetry, start_telemetry
 
 
@@ -42,7 +41,9 @@ class ConnectionManager(DeprecatedNames):
     **Cancellation**: the methods that wait for something that can be slow are `connect`, `join_room` where the app is
     asked, `drain` and `stop`; each of the others has had its effect once it is called.
 
-    Not thread-safe: call it from the event loop that serves the connections.
+    Not thread-safe: call it on the event loop that serves the connections. On another one, and so by `asyncio.run` in a
+    thread, each method that does something raises `ConfigurationError`. When its loop has ended it may go on on a
+    second one.
 
     Args:
         settings: Limits and policies.
@@ -67,7 +68,8 @@ class ConnectionManager(DeprecatedNames):
         self._deliver = parts.delivery.deliver
         self._sessions = Sessions(self, parts)
         self._telemetry: Telemetry | None = None  # from start to stop, if OpenTelemetry is set up by then
-        self._changing = LoopLock()  # held while it starts or stops
+        self._find = parts.find
+        self._home = parts.home  # its lock is held while it starts or stops
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} connections={self.active_connections} rooms={len(self._registry.rooms())}>"
@@ -141,6 +143,7 @@ class ConnectionManager(DeprecatedNames):
             NotConnectedError: The socket has ended.
             Exception: Whatever the server raises when the client went during the handshake.
         """
+        self._home.settle()
         expires = None if expires_at is None else as_datetime(expires_at)
         answer = partial(accept, websocket, subprotocol, headers)
         connection, is_new = await self._parts.entrance.connect(
@@ -155,6 +158,7 @@ class ConnectionManager(DeprecatedNames):
 
         The Connection keeps the `rooms` it was in, so that they can be told.
         """
+        self._home.check()
         connection = meant(websocket, self._registry)
         return None if connection is None else self._parts.entrance.forget(connection, self)
 
@@ -171,11 +175,11 @@ class ConnectionManager(DeprecatedNames):
             TooManyRooms: The connection is in `max_rooms_per_connection` rooms.
             InvalidName: A room cannot be called that.
         """
-        return await self._parts.membership.join(find(websocket, self._registry), room, authorize=authorize)
+        return await self._parts.membership.join(self._find(websocket), room, authorize=authorize)
 
     async def leave_room(self, websocket: Reference, room: str) -> bool:
         """End a membership; False if there was none."""
-        return self._parts.membership.leave(find(websocket, self._registry), room)
+        return self._parts.membership.leave(self._find(websocket), room)
 
     async def refresh(self, connection: Reference, expires_at: Expiry | None) -> bool:
         """Let the credentials of a connection expire at another time; False if it is not open (any more).
@@ -188,7 +192,7 @@ class ConnectionManager(DeprecatedNames):
             ConfigurationError: The time has no zone.
         """
         when = None if expires_at is None else as_datetime(expires_at)
-        return self._parts.lifecycle.refresh(find(connection, self._registry), when)
+        return self._parts.lifecycle.refresh(self._find(connection), when)
 
     # Sending
 
@@ -203,7 +207,7 @@ class ConnectionManager(DeprecatedNames):
         encoded = encode(message, message_type)
         if isinstance(websocket, str):
             return await self._send(connection_target(websocket), encoded) == 1
-        connection = find(websocket, self._registry)
+        connection = self._find(websocket)
         return connection is not None and await self._parts.delivery.send_here((connection._outbox,), encoded) == 1
 
     async def send_to_user(self, user_id: str, message: Any, message_type: MessageType | str | None = None) -> int:
@@ -250,7 +254,7 @@ class ConnectionManager(DeprecatedNames):
         if isinstance(target, str):
             await self._send(connection_target(target), close)
             return
-        connection = find(target, self._registry)
+        connection = self._find(target)
         if connection is not None:
             await self._parts.delivery.send_here((connection._outbox,), close)
 
@@ -278,7 +282,8 @@ class ConnectionManager(DeprecatedNames):
         Args:
             required: Fail if what is needed is not there, where the manager could begin without it.
         """
-        async with self._changing.here():
+        async with self._home.settle():
+            self._home.settle()  # a stop that this has waited for has left it
             await self._parts.drain.resume()  # after a stop which was cancelled
             self._telemetry = start_telemetry(self.stats, self._telemetry)
 
@@ -298,6 +303,7 @@ class ConnectionManager(DeprecatedNames):
         Raises:
             ConfigurationError: `seconds` is not above 0, or without end.
         """
+        self._home.check()
         await self._parts.drain.run(seconds)
 
     async def stop(self) -> None:
@@ -307,11 +313,12 @@ class ConnectionManager(DeprecatedNames):
         are `async` have `disconnect_grace` to finish. New connections are refused until then. Cancelled, it is half
         done: call it again.
         """
-        async with self._changing.here():
+        async with self._home.settle():
             await self._parts.end_everybody()
             await self._parts.announcer.stop()
             await self._parts.drain.stop()
             self._stop_telemetry()
+            self._home.leave()
 
     def _stop_telemetry(self) -> None:
         telemetry, self._telemetry = self._telemetry, None
@@ -320,6 +327,7 @@ class ConnectionManager(DeprecatedNames):
 
     async def _send(self, target: Target, content: Message | Close, excluded: frozenset[str] = NOBODY) -> int:
         """Send to a target, wherever it is; return how many connections of this node it reached. A seam."""
+        self._home.check()
         here = self._registry.outboxes(target)
         if self._telemetry is None:
             reached = self._deliver(here, content, excluded)
@@ -328,8 +336,6 @@ class ConnectionManager(DeprecatedNames):
         if reached and isinstance(content, Close):
             await asyncio.sleep(0)  # the close frames of those who are not behind go out now
         return reached
-
-    # What a manager of many nodes does beside that
 
     def _many_nodes(self) -> ManyNodes:
         """Return how this node stands to the others. A seam, asked once."""

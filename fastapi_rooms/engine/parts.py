@@ -4,6 +4,7 @@ import asyncio
 from typing import TypeVar
 
 from fastapi_rooms.domain.close_codes import CloseCode
+from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.envelope import EVERYBODY
 from fastapi_rooms.domain.errors import ConfigurationError
@@ -21,9 +22,17 @@ from fastapi_rooms.engine.inbound.readers import Readers
 from fastapi_rooms.engine.lifecycle import Lifecycle
 from fastapi_rooms.engine.many_nodes import ManyNodes
 from fastapi_rooms.engine.membership import Membership
-from fastapi_rooms.tasks import end_tasks
+from fastapi_rooms.engine.references import Reference, find
+from fastapi_rooms.tasks import HomeLoop, end_tasks
 
 T = TypeVar("T")
+
+ELSEWHERE = (
+    "in a `def` route or dependency write anyio.from_thread.run(manager.broadcast, message) in place of "
+    "asyncio.run(manager.broadcast(message)); in a thread of your own use asyncio.run_coroutine_threadsafe, or a "
+    "SyncPublisher. Two loops that run at once need a manager each"
+)
+"""What to do in place of calling a manager from another event loop, or from a thread that has none."""
 
 
 class Parts:
@@ -52,6 +61,7 @@ class Parts:
         hooks = _checked("hooks", Hooks, hooks, "hooks=Hooks(connected=...)") or Hooks()
         self.settings = settings
         self.hooks = hooks
+        self.home = HomeLoop(ELSEWHERE)  # settled on by each start and connect
         self.announcer = Announcer()
         self.counters = Counters()
         self.registry = Registry()
@@ -76,6 +86,15 @@ class Parts:
         self.entrance = Entrance(self.admission, self.revoked, self.lifecycle)
         self.membership = Membership(self.registry, self.admission, hooks, self.announcer, nodes)
         self.readers = Readers(settings, self.counters, None if limiter is None else self.admission.ask_limiter)
+
+    def find(self, reference: Reference) -> Connection | None:
+        """Return the registered connection that is meant.
+
+        Raises:
+            ConfigurationError: It lives on another event loop.
+        """
+        self.home.check()
+        return find(reference, self.registry)
 
     async def end_everybody(self) -> None:
         """Close who is left with 1012, wait for their outboxes, then for the app's hooks; nobody is let in any more."""

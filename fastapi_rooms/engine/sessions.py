@@ -38,6 +38,7 @@ class Sessions:
         self._registry = parts.registry
         self._flusher = parts.flusher
         self._deliver = parts.delivery.deliver
+        self._home = parts.home
 
     # Before there is a connection
 
@@ -73,6 +74,7 @@ class Sessions:
 
     async def send(self, connection: Connection, message: Any, message_type: MessageType | str | None) -> bool:
         """Send to one connection, no faster than its client takes it. See `Connection.send`."""
+        self._home.check()
         encoded = encode(message, message_type)
         outbox = connection._outbox
         if outbox.is_writing:
@@ -120,6 +122,7 @@ class Sessions:
 
     def messages(self, connection: Connection, message_type: Any) -> AsyncIterator[Any]:
         """Iterate over what a client sends, read by a task of its own. See `Connection.messages`."""
+        self._home.check()
         self.reader(connection).start()
         return self.received(connection, decoder_for(message_type))
 

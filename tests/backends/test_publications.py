@@ -1,6 +1,7 @@
 """What publishers do, driven by hand; then that both publishers drive it in the same way. No server is needed."""
 
 import asyncio
+import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -239,7 +240,8 @@ def awaiting(failing):
 
 def blocking(failing):
     publisher = SyncPublisher("redis://nowhere")
-    client = publisher._client = Client(failing)  # private, since redis-py has no place for one that fails at will
+    # Private, since redis-py has no place for one that fails at will.
+    client = publisher._clients[os.getpid()] = Client(failing)
     return client, publisher.close_user
 
 

@@ -134,7 +134,7 @@ class Scene:
         seeds = locate("redis+cluster://127.0.0.1:7001", timeout)
         self.listening = Listening()
         self.links = cluster.ClusterLinks(
-            seeds, Pace(timeout, 2.0), self.listening, lambda number: b"probe %d" % number
+            seeds, Pace(timeout, 2.0), self.listening, lambda number: b"probe %d" % number, b""
         )
         self.views = {server: dict.fromkeys(CHANNELS, SERVERS[0]) for server in SERVERS}
         self.told = []  # channel, number, future: in the order of the calls

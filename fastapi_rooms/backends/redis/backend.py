@@ -12,6 +12,7 @@ from fastapi_rooms.backends.redis import store
 from fastapi_rooms.backends.redis.channels import Channels
 from fastapi_rooms.backends.redis.cluster import ClusterLinks
 from fastapi_rooms.backends.redis.link import Pace
+from fastapi_rooms.backends.redis.marks import is_probe, new_mark
 from fastapi_rooms.backends.redis.places import ClusterSeeds, Source, locate
 from fastapi_rooms.backends.redis.topology import OneLink, Topology
 from fastapi_rooms.domain.backend_state import BackendStatus, Gap
@@ -19,11 +20,16 @@ from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, TargetKin
 from fastapi_rooms.domain.errors import BackendUnavailable
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.tasks import HomeLoop
 
 logger = logging.getLogger("fastapi_rooms")
 
 LOG_SECONDS = 60.0
 STOPPED = "the backend is stopped"
+ELSEWHERE = (
+    "use a backend on the loop on which it was started, and start it on another one when that has ended; two loops "
+    "that run at once need one each"
+)
 
 
 class RedisBackend:
@@ -44,10 +50,11 @@ class RedisBackend:
         self._targets: dict[bytes, Target] = {}  # what is wanted, by channel
         self._topology: Topology | None = None  # None: not started, or stopped
         self._retired: Topology | None = None  # it is being stopped, or a stop was cancelled before it was done
-        self._loop: asyncio.AbstractEventLoop  # set by start
+        self._home = HomeLoop(ELSEWHERE)  # settled on by start, left by stop
         self._receiver: Receiver  # set by start
         self._origin = b""  # set by start: the id of the node, by which it knows its own envelopes
         self._own_channels = b""  # set by start: what the channels for probes begin with
+        self._mark = b""  # set by start: what its probes begin with
         self._connected = False
         self._degraded_since: datetime | None = datetime.now(UTC)
         self._was_connected = False  # since the start
@@ -56,6 +63,7 @@ class RedisBackend:
         self._undelivered = 0
         self._undecodable = 0
         self._undecodable_said = Seldom(LOG_SECONDS)
+        self._twin_said = Seldom(LOG_SECONDS)
 
     def __repr__(self) -> str:
         return f"<RedisBackend {self._place}{'' if self._connected else ' (degraded)'}>"
@@ -75,15 +83,16 @@ class RedisBackend:
 
     async def start(self, node_id: str, receiver: Receiver, *, required: bool = False) -> None:
         """See `Backend.start`; waits at most `publish_timeout` for Redis."""
-        loop = asyncio.get_running_loop()
+        if self._topology_here() is not None:
+            return
+        self._home.check()
         if self._topology is not None:
-            if self._loop is loop:
-                return
             await self._hang_up(self._topology)  # its loop ended without a stop
         await self._end_retired()
-        self._loop = loop
+        self._home.settle()
         self._origin, self._receiver = bytes.fromhex(node_id), receiver
         self._own_channels = self._channels.all_of_node(node_id)
+        self._mark = new_mark()
         self._was_connected = False
         pace = Pace(self._settings.publish_timeout, self._settings.probe_interval)
         topology = self._topology = self._make_topology(node_id, pace)
@@ -115,6 +124,7 @@ class RedisBackend:
 
     async def stop(self) -> None:
         """See `Backend.stop`."""
+        self._home.check()
         topology = self._topology
         if topology is None:
             await self._end_retired()
@@ -124,11 +134,12 @@ class RedisBackend:
 
     def publish(self, envelope: Envelope) -> Awaitable[object]:
         """See `Backend.publish`."""
-        if self._topology is None:
+        topology = self._topology_here()
+        if topology is None:
             failed = _stopped()
             self._count(failed)
             return failed
-        future = self._topology.publish(self._channels.of(envelope.target), envelope.encode())
+        future = topology.publish(self._channels.of(envelope.target), envelope.encode())
         if future.done():
             self._count(future)  # now: whoever awaits it goes on within this tick
         else:
@@ -139,7 +150,8 @@ class RedisBackend:
         """See `Backend.subscribe`."""
         channels = [self._channels.of(target) for target in targets]
         self._targets.update(zip(channels, targets, strict=True))
-        waiting = self._topology.want(channels) if self._topology is not None else []
+        topology = self._topology_here()
+        waiting = [] if topology is None else topology.want(channels)
         return _Confirmations(waiting)
 
     def unsubscribe(self, targets: Collection[Target]) -> None:
@@ -152,9 +164,8 @@ class RedisBackend:
 
     def put(self, key: str, value: bytes, seconds: float) -> Awaitable[object]:
         """See `SupportsStore.put`."""
-        if self._topology is None:
-            return _stopped()
-        return store.put(self._topology, self._channels.of_key(key), value, seconds)
+        topology = self._topology_here()
+        return _stopped() if topology is None else store.put(topology, self._channels.of_key(key), value, seconds)
 
     async def take(self, key: str) -> bytes | None:
         """See `SupportsStore.take`."""
@@ -168,18 +179,32 @@ class RedisBackend:
         """Return whether Redis has confirmed exactly the channels that are wanted."""
         return self._topology is not None and self._topology.is_settled()
 
+    def _topology_here(self) -> Topology | None:
+        """Return what was started on this loop and not stopped.
+
+        Raises:
+            ConfigurationError: It was started on another loop, which runs.
+        """
+        topology = self._topology
+        if topology is None:
+            return None
+        self._home.check()
+        return topology if self._home.is_here() else None
+
     def _running_topology(self) -> Topology:
-        if self._topology is None:
+        topology = self._topology_here()
+        if topology is None:
             raise BackendUnavailable(STOPPED)
-        return self._topology
+        return topology
 
     def _make_topology(self, node_id: str, pace: Pace) -> Topology:
         if isinstance(self._place, ClusterSeeds):
-            return ClusterLinks(self._place, pace, self, partial(self._channels.of_node, node_id))
-        return OneLink(self._place, pace, self, self._channels.of_node(node_id, 0))
+            return ClusterLinks(self._place, pace, self, partial(self._channels.of_node, node_id), self._mark)
+        return OneLink(self._place, pace, self, self._channels.of_node(node_id, 0), self._mark)
 
     async def _hang_up(self, topology: Topology) -> None:
         self._topology, self._retired = None, topology
+        self._home.leave()
         self._connected = False
         self._degraded_since = datetime.now(UTC)
         await self._end_retired()
@@ -215,8 +240,8 @@ class RedisBackend:
         """Hand an envelope of another node to the receiver."""
         wanted = self._targets.get(channel)
         if wanted is None:
-            if channel.startswith(self._own_channels) and not payload.isdigit():
-                self._drop(channel, UndecodableError("it is no probe"))
+            if channel.startswith(self._own_channels):
+                self._on_own_channel(channel, payload)
             return
         if is_from(payload, self._origin):
             return
@@ -241,6 +266,19 @@ class RedisBackend:
             self._receiver.missed(Gap(since, datetime.now(UTC), targets))
         except Exception:
             logger.exception("a gap could not be reported")
+
+    def _on_own_channel(self, channel: bytes, payload: bytes) -> None:
+        """Act on what only this node says and hears, and what is not the probe that is waited for."""
+        if not is_probe(payload):
+            self._drop(channel, UndecodableError("it is no probe"))
+        elif not payload.startswith(self._mark) and self._twin_said.is_due(asyncio.get_running_loop().time()):
+            logger.error(
+                "another process has the id of this node, %s: each takes what the other says for its own echo, and "
+                "drops it. The process was copied after the start, by a fork or from a snapshot of a machine. Restart "
+                "it, and start the manager in each process for itself, as the lifespan of RoomsExtension does (said "
+                "once a minute)",
+                self._origin.hex(),
+            )
 
     def _drop(self, channel: bytes, error: UndecodableError) -> None:
         self._undecodable += 1

@@ -37,17 +37,24 @@ class ClusterLinks(ShardOwner):
         pace: How long to wait.
         owner: Whom to tell.
         probe_channel: Returns the n-th of the channels of this node.
+        mark: What its probes begin with.
     """
 
     keys_per_command = 1  # two keys may lie in different slots, and while a slot moves, in different places
 
     def __init__(
-        self, seeds: ClusterSeeds, pace: Pace, owner: TopologyOwner, probe_channel: Callable[[int], bytes]
+        self,
+        seeds: ClusterSeeds,
+        pace: Pace,
+        owner: TopologyOwner,
+        probe_channel: Callable[[int], bytes],
+        mark: bytes,
     ) -> None:
         self._seeds = seeds
         self._pace = pace
         self._owner = owner
         self._probe_channel = probe_channel
+        self._mark = mark
         self._table = SlotTable()
         self._keeper = TableKeeper(self._whom_to_ask, lambda: self.is_healthy, self._take_table, self._on_asked)
         self._links: dict[Address, Link] = {}
@@ -206,7 +213,7 @@ class ClusterLinks(ShardOwner):
     def _link_to(self, address: Address) -> None:
         if address not in self._links:
             server = self._seeds.servers[0].at(*address)
-            link = Link(str(server), server.dial, self._pace, self, self._probe_at(address), shards=self)
+            link = Link(str(server), server.dial, self._pace, self, self._probe_at(address), self._mark, shards=self)
             self._links[address] = link
             self._addresses[link] = address
             link.start()

@@ -107,6 +107,7 @@ class Link:
         pace: How long to wait.
         owner: Whom to tell.
         probe_channel: A channel that no other node listens to.
+        mark: What its probes begin with.
         is_replaced: Returns whether another server has become master in place of the one at an address. If it is given,
             the server has to be a master. Every probe then asks the server for its role and calls this function, since
             a server that was replaced goes on answering.
@@ -120,6 +121,7 @@ class Link:
         pace: Pace,
         owner: LinkOwner,
         probe_channel: bytes,
+        mark: bytes = b"",
         *,
         is_replaced: Callable[[tuple[Any, Any]], Awaitable[bool]] | None = None,
         shards: ShardOwner | None = None,
@@ -150,7 +152,9 @@ class Link:
         self._changed = asyncio.Event()  # a side was made or lost or has caught up, or it is time for a probe
         self._health = Health.UNDECIDED
         self._decided = asyncio.Event()  # it is not undecided any more
-        self._token = b"0"  # of the last probe
+        self._mark = mark
+        self._probes = 0  # how many there were
+        self._token: bytes | None = None  # of the last one; None: there was none
         self._probe: asyncio.Future[None] | None = None  # what waits for the probe to be heard; None: nothing does
         self._probe_due = 0.0
         self._probed_at = 0.0  # when it was published, by the performance counter
@@ -268,7 +272,8 @@ class Link:
             BackendUnavailable: It was not heard in time, or the server is not the master.
         """
         loop = asyncio.get_running_loop()
-        self._token = str(int(self._token) + 1).encode()
+        self._probes += 1
+        token = self._token = b"%s%d" % (self._mark, self._probes)
         self._probe = loop.create_future()
         self._probe_due = loop.time() + self._pace.timeout
         self._alarm.set()
@@ -276,7 +281,7 @@ class Link:
             for confirmed in self.listener.await_confirmed([self.probe_channel]):
                 await asyncio.shield(confirmed)
             self._probed_at = perf_counter()  # the clock of uvloop counts whole milliseconds
-            answers = [self.publish(self.probe_channel, self._token)]
+            answers = [self.publish(self.probe_channel, token)]
             if self._is_replaced is not None:
                 answers.append(self.line.send(b"ROLE"))
             _, *roles = await asyncio.gather(*answers)

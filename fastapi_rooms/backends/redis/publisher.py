@@ -1,6 +1,6 @@
 """For code that is no web process: a worker, a cron job, a script."""
 
-import asyncio
+from asyncio import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,6 +14,13 @@ from fastapi_rooms.domain.envelope import Envelope
 from fastapi_rooms.domain.errors import BackendUnavailable
 from fastapi_rooms.domain.messages import MessageType
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.tasks import HomeLoop
+
+ELSEWHERE = (
+    "use a Publisher on one event loop at a time. In threads that call asyncio.run for each message, take a "
+    "SyncPublisher"
+)
+"""What to do in place of using a publisher on two loops that run."""
 
 
 class _Deaf:
@@ -35,7 +42,8 @@ class Publisher:
 
     **Delivery** is at most once, to nodes that are connected. Nobody knows to how many connections, so the methods
     return nothing. **Order**: what one publisher sends to one room arrives in that order. **Cancellation** takes
-    nothing back.
+    nothing back. When its event loop has ended it may be used on another one, but never on two that run: that raises
+    `ConfigurationError`.
 
     Args:
         redis_url: As for `DistributedWebSocketManager`.
@@ -50,8 +58,7 @@ class Publisher:
         self._backend = redis_url if isinstance(redis_url, Backend) else RedisBackend(redis_url, self._settings)
         self._store = self._backend if isinstance(self._backend, SupportsStore) else None  # None: it has none
         self._publications = Publications(self._settings, has_store=self._store is not None)
-        self._loop: asyncio.AbstractEventLoop | None = None  # on which it was last used; None: it was not yet
-        self._changing: asyncio.Lock  # set by the first start or stop on a loop; held while it starts or stops
+        self._home = HomeLoop(ELSEWHERE)  # settled on by each call, left by stop, and its lock is held by both
         self._is_started = False  # on that loop
         self._failure: BackendUnavailable | None = None  # why the last attempt to start has failed; None: none has
 
@@ -98,6 +105,7 @@ class Publisher:
         async with self._lock():
             await self._backend.stop()
             self._is_started = False
+            self._home.leave()
 
     async def broadcast(self, message: Any, message_type: MessageType | str | None = None) -> None:
         """Send to everybody.
@@ -127,11 +135,12 @@ class Publisher:
         """
         await self._carry_out(self._publications.close_user(user_id, code, reason))
 
-    def _lock(self) -> asyncio.Lock:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:  # each `asyncio.run` has another, on which nothing of the last one lives
-            self._loop, self._changing, self._is_started = loop, asyncio.Lock(), False
-        return self._changing
+    def _lock(self) -> Lock:
+        was_here = self._home.is_here()
+        lock = self._home.settle()
+        if not was_here:
+            self._is_started = False  # each `asyncio.run` has another loop, on which nothing of the last one lives
+        return lock
 
     async def _carry_out(self, steps: Steps) -> None:
         step = next(steps, None)

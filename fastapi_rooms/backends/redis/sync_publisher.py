@@ -1,7 +1,7 @@
 """`Publisher` for code without an event loop."""
 
+import os
 from math import ceil
-from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -49,8 +49,9 @@ class SyncPublisher:
         self._channels = Channels(self._settings.key_prefix)
         self._publications = Publications(self._settings)
         self._word = "SPUBLISH" if isinstance(self._place, ClusterSeeds) else "PUBLISH"
-        self._client: Any = None  # made at the first call: a cluster is asked for its table then
-        self._adopting = Lock()  # held while a client is taken into use
+        # Per process, since one that is forked must not use its parent's sockets and locks. Made at the first call: a
+        # cluster is asked for its table then.
+        self._clients: dict[int, Any] = {}
 
     def __repr__(self) -> str:
         return f"<SyncPublisher {self._place}>"
@@ -65,7 +66,7 @@ class SyncPublisher:
 
     def close(self) -> None:
         """Hang up. Idempotent; the next call connects again."""
-        client, self._client = self._client, None
+        client = self._clients.pop(os.getpid(), None)
         if client is not None:
             client.close()
 
@@ -115,11 +116,11 @@ class SyncPublisher:
         raise failure
 
     def _connected_client(self) -> Any:
-        client = self._client
+        process = os.getpid()
+        client = self._clients.get(process)
         if client is None:
             made = _client(self._place, self._settings.publish_timeout)
-            with self._adopting:
-                client = self._client = self._client or made
+            client = self._clients.setdefault(process, made)  # in one step
             if client is not made:
                 made.close()  # another thread was faster
         return client

@@ -90,12 +90,12 @@ class OneLink(LinkOwner):
     keys_per_command = 500  # more in one piece would keep the server from others for too long
 
     def __init__(
-        self, place: OneServer | SentinelMaster, pace: Pace, owner: TopologyOwner, probe_channel: bytes
+        self, place: OneServer | SentinelMaster, pace: Pace, owner: TopologyOwner, probe_channel: bytes, mark: bytes
     ) -> None:
         self._owner = owner
         self._probe_channel = probe_channel
         is_replaced = place.is_replaced if isinstance(place, SentinelMaster) else None
-        self._link = Link(str(place), place.dial, pace, self, probe_channel, is_replaced=is_replaced)
+        self._link = Link(str(place), place.dial, pace, self, probe_channel, mark, is_replaced=is_replaced)
 
     @property
     def is_healthy(self) -> bool:

@@ -235,7 +235,7 @@ class Node(RuleBasedStateMachine):
     def decide(self):
         if not self.is_decided:
             self.is_decided = True
-            self.promise(self.wanted)
+            self.promise(self.wanted - self.waited_for)  # those wait for their own confirmation
 
     def let_go(self, channels):
         self.is_lapsed |= bool(channels)

@@ -316,6 +316,33 @@ async def test_who_comes_to_the_end_of_the_handshake_when_the_node_was_stopped_i
     assert peer.events == []
 
 
+async def test_the_id_of_a_node_is_made_by_each_start(manager, backend):
+    first = manager.node_id
+    assert len(bytes.fromhex(first)) == 16
+    await manager.start()
+    assert manager.node_id == first, "it was running"
+    await manager.stop()
+    assert manager.node_id == first
+    await manager.start()
+    assert manager.node_id != first
+    await manager.broadcast("hi")
+    assert [envelope.origin for envelope in backend.published] == [manager.node_id]
+
+
+def test_before_the_first_start_a_node_has_no_id_that_a_fork_could_copy(backend):
+    assert DistributedWebSocketManager(backend).node_id == ""
+
+
+def test_a_node_whose_loop_has_ended_without_a_stop_gets_another_id(cluster):
+    manager = DistributedWebSocketManager(cluster.backends[0])
+    ids = set()
+    for _ in range(3):
+        asyncio.run(manager.start())
+        ids.add(manager.node_id)
+    assert len(ids) == 3
+    asyncio.run(manager.stop())
+
+
 async def test_its_repr_shows_counts_and_its_state(cluster, nodes):
     one, *_ = nodes
     await connected(one, "secret room", "ann")
