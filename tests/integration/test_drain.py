@@ -55,8 +55,8 @@ async def drain(manager: ManagerDep) -> int:
 @rooms.ws_route("/stuck")
 async def fill(message: Incoming[int], connection: ConnectionDep) -> None:
     "Send to a client that does not read until so many bytes wait for it, beside those that its kernel and ours hold."
-    outbox = connection._outbox  # nothing public tells what waits for one connection, and what the server holds for it
-    while (outbox.queued() or (0, 0))[1] + outbox._wire.buffered() < message:
+    outbox = connection._outbox
+    while outbox._queued_bytes + outbox._wire.buffered() < message:
         await connection.send("x" * 65536)
         await asyncio.sleep(0)
     logging.getLogger("main").info("filled by %d", os.getpid())
