@@ -217,8 +217,8 @@ async def test_memory_for_a_stuck_client_is_bounded_and_freed(wire):
         await until(lambda: manager.active_connections == 1)
         (connection,) = manager.get_room_members("r")
         await fill(server, manager, lambda: manager.counters.lost_messages > 200)
-        outbox = connection._outbox  # nothing public tells what the server holds, and what is kept for who has gone
-        assert manager.stats().queued_bytes <= TIGHT["outbox_bytes"] + 128 * KIB
+        outbox = connection._outbox
+        assert outbox._queued_bytes <= TIGHT["outbox_bytes"] + 128 * KIB
         assert outbox._wire.buffered() <= 192 * KIB
         stuck.close()
         await until(lambda: manager.active_connections == 0)
