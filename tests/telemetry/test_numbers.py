@@ -21,8 +21,7 @@ from fastapi_rooms.domain.stats import Stats
 from fastapi_rooms.telemetry import reporter as reporting
 from fastapi_rooms.telemetry.catalogue import HISTOGRAMS, METRICS
 from fastapi_rooms.testing import LocalCluster
-
-from .conftest import meter_provider
+from telemetry.conftest import meter_provider
 
 FIRST = (("fastapi_rooms.manager", 0),)
 SECOND = (("fastapi_rooms.manager", 1),)
