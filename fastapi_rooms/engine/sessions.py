@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_rooms.domain.connection import Connection, Outbox, Owner
-from fastapi_rooms.domain.errors import ConnectionEnded
+from fastapi_rooms.domain.errors import ConnectionEnded, RoomsError
 from fastapi_rooms.domain.incoming import Decoder, decoder_for
 from fastapi_rooms.domain.messages import Close, MessageType, encode
 from fastapi_rooms.engine.inbound.claimed import claim
@@ -103,9 +103,13 @@ class Sessions:
 
     def start_task(self, connection: Connection, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start a task that ends with a connection. See `Connection.start_task`."""
-        if connection not in self._registry:
-            coroutine.close()
-            raise ConnectionEnded("the connection has ended: no task is started for it")
+        try:
+            self._home.check()
+            if connection not in self._registry:
+                raise ConnectionEnded("the connection has ended: no task is started for it")
+        except RoomsError:
+            coroutine.close()  # nobody will await it
+            raise
         return self._parts.tasks.start(connection, coroutine)
 
     # Receiving

@@ -26,7 +26,7 @@ def depends(label: str, source: Any) -> params.Depends:
         ConfigurationError: It is nothing that FastAPI can solve.
     """
     if isinstance(source, params.Depends):
-        if get_origin(_value_of(source.dependency)) is Annotated:
+        if is_alias(source.dependency):
             return depends(label, source.dependency)  # Depends(Alias)
         _check_callable(label, source.dependency)
         return source
@@ -36,6 +36,11 @@ def depends(label: str, source: Any) -> params.Depends:
     _check_callable(label, source)
     made: params.Depends = Depends(source)
     return made
+
+
+def is_alias(source: object) -> bool:
+    """Return whether something is `Annotated[...]`, or a `type` that stands for it."""
+    return get_origin(_value_of(source)) is Annotated
 
 
 def _value_of(alias: Any) -> Any:

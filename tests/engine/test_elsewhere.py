@@ -31,6 +31,7 @@ EVERY_CALL = {
     "close by id": lambda manager, ann: manager.close(ann.connection_id),
     "close_user": lambda manager, _: manager.close_user("ann"),
     "close_room": lambda manager, _: manager.close_room("kitchen"),
+    "start_task": lambda _, ann: ann.start_task(asyncio.sleep(0)),
     "drain": lambda manager, _: manager.drain(0.01),
     "stop": lambda manager, _: manager.stop(),
 }

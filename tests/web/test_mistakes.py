@@ -49,6 +49,15 @@ async def plain_connection(connection: Connection) -> None: ...
 async def plain_manager(manager: ConnectionManager) -> None: ...
 
 
+User = Annotated[str, Depends(lambda: "ann")]
+
+
+async def alias_by_default(user: str = Depends(User)) -> None: ...
+
+
+async def alias_in_annotation(user: Annotated[str, Depends(User)]) -> None: ...
+
+
 def sync_generator(message: Incoming[str]):
     yield message
 
@@ -69,6 +78,8 @@ class CallableObject:
         (open_ended, "by name"),
         (plain_connection, "ConnectionDep"),
         (plain_manager, "ManagerDep"),
+        (alias_by_default, r"without Depends\(\) around it"),
+        (alias_in_annotation, r"without Depends\(\) around it"),
         (sync_generator, "async def"),
         (CallableObject(), "write a function"),
     ],
@@ -84,6 +95,7 @@ async def test_what_only_looks_like_a_mistake_is_left_to_fastapi():
         message: Incoming[Say],
         query: Annotated[Say, Depends()],
         connection: Connection = Depends(current_connection),  # noqa: B008
+        user: User = "",
         limit: int = 3,
     ) -> None: ...
 

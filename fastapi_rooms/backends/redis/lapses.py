@@ -4,13 +4,13 @@ A lapse is a time in which something may be missed. It begins
 
 - when the listening connection is lost; it ends when the next connection has every channel that it began with,
 - when somebody wants a channel and does not wait for it, since Redis is in doubt; it ends when no such channel is left,
-- when something fails before the first probe was heard: until then nobody has waited. It is over at once.
+- when something fails before the first probe was heard, since nobody waits for Redis from then on; it is over at once.
 
 Only a probe proves that a lapse is over. What Redis had published before it took the probe comes before the probe, so
-whoever hears the probe has heard all of that. The gap of a lapse therefore begins when the last probe was sent that was
-heard before the lapse, and ends when the first one is heard that was sent after it:
+whoever hears the probe has heard all of that. So the gap of a lapse reaches from the sending of the last probe that was
+heard before the lapse to the hearing of the first probe that was sent after it:
 
-    what happens      made   wanted  confirmed  probe 1    probe 1   LOST   made   confirmed  probe 2      probe 2
+    what happens      wanted made    confirmed  probe 1    probe 1   LOST   made   confirmed  probe 2      probe 2
                                                 is sent    is heard                           is sent      is heard
     ─────────────────●──────●───────●──────────●──────────●─────────●──────●──────●──────────●────────────●─────────▶
     is_hearing        no.....no......YES........YES........YES.......no.....no.....YES........YES..........YES

@@ -49,8 +49,9 @@ class ConnectionTasks:
             self._timers[connection] = loop.call_later(self._grace, self._cancel, connection, context=Context())
 
     async def stop(self) -> None:
-        """End all of them."""
-        await end_tasks([task for tasks in self._tasks.values() for task in tasks])
+        """End all of them, but for that which calls: it may be one of them that stops the manager."""
+        this = asyncio.current_task()
+        await end_tasks([task for tasks in self._tasks.values() for task in tasks if task is not this])
 
     def _cancel(self, connection: Connection) -> None:
         for task in self._tasks.get(connection, ()):

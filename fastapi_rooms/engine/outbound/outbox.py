@@ -71,6 +71,7 @@ class Outbox:
     """A bounded queue of messages and, at most once, a close behind them."""
 
     __slots__ = (
+        "_allows_tick",
         "_backlog",
         "_burst",
         "_close",
@@ -116,6 +117,7 @@ class Outbox:
         self._close: Close | None = None  # the frame that follows everything, once `close` was called
         self.is_writing = False  # `write_rest` is due or at work
         self._written_in = -1  # the tick of the last `write_at_once`
+        self._allows_tick = False  # that found the peer behind, and the flush at the end of its tick is still to come
         self._task: asyncio.Task[object] | None = None  # runs `write_rest`; owned by the writers
         self._space: asyncio.Event | None = None  # made by the first `wait_for_space`; set when the peer keeps up
         self._done: asyncio.Event | None = None  # made by the first `wait_until_done`; set with `Life.DONE`
@@ -193,6 +195,7 @@ class Outbox:
         if tick != self._written_in or self._flusher.is_late(SHARED_SECONDS):
             self._written_in = tick
             self.flush()
+            self._allows_tick = self.is_writing
 
     def write_early(self) -> None:
         """Write what was offered in this tick, before its end, if the peer takes it all: else nothing is learnt yet."""
@@ -348,7 +351,7 @@ class Outbox:
         if self.life is _DONE:
             return
         if wire is None or self.is_writing:
-            if self._backlog is not None or len(self.pending):
+            if self._allows_tick:
                 self._allow_tick()
             self._judge()  # a handshake that hangs must not cost more than a peer that is behind
         elif wire.is_gone() or not self._write_now(wire):
@@ -362,10 +365,9 @@ class Outbox:
 
     def _allow_tick(self) -> None:
         """Hold nothing against the peer that was offered in the tick in which `write_at_once` found it behind."""
-        tick = self._flusher.tick
-        if self.is_writing and tick is not None and self._written_in == tick - 1:
-            self._queue_pending()
-            assert self._backlog is not None, "whoever calls has seen that something waits"
+        self._allows_tick = False
+        self._queue_pending()
+        if self._backlog is not None:
             self._backlog.allow(EMPTY)
 
     def _write_now(self, wire: Wire) -> bool:
@@ -417,7 +419,7 @@ class Outbox:
         else:
             is_here = batch is None
         finally:
-            if self._task is task:  # pragma: no branch - else it was cut, and another is at work
+            if self._task is task:  # else it was cut, and another is at work
                 self._task = None
         self.is_writing = False
         if is_here:

@@ -72,3 +72,11 @@ async def test_a_task_that_fails_after_its_connection_has_ended_is_logged(manage
     [record] = caplog.records
     assert record.exc_info[0] is ValueError
     assert connection.close_code == 4000
+
+
+async def test_a_task_may_stop_the_manager(manager):
+    _, connection = await connected(manager)
+    other = connection.start_task(forever())
+    await connection.start_task(manager.stop())
+    assert other.cancelled()
+    assert is_empty(manager)

@@ -1001,6 +1001,33 @@ async def test_who_waits_for_the_end_is_told_once_nothing_will_be_written_any_mo
     assert outbox.is_done
 
 
+class Reluctant(WaitingWire):
+    """A wire whose server takes its time to let go of a write that is cancelled."""
+
+    async def write(self, messages):
+        try:
+            await super().write(messages)
+        except asyncio.CancelledError:
+            await ticks(5)
+            raise
+
+
+async def test_a_write_that_was_cut_and_is_slow_to_go_leaves_the_next_one_its_task():
+    wire, desk = Reluctant(), Desk()
+    wire.block()
+    outbox = desk.outbox(wire)
+    outbox.offer(message())
+    await ticks()
+    outbox.close(BYE)
+    before = outbox._task
+    assert outbox.cut()
+    await ticks(20)
+    assert outbox._task not in (None, before), "it can still be aborted"
+    outbox.abort()
+    await ticks()
+    assert outbox.is_done
+
+
 # How far the peer is: see test_stall
 
 
