@@ -419,8 +419,7 @@ class Outbox:
         else:
             is_here = batch is None
         finally:
-            if self._task is task:  # else it was cut, and another is at work
-                self._task = None
+            self._task = None if self._task is task else self._task  # if it was cut, another may be at work
         self.is_writing = False
         if is_here:
             self._keep_up(wire)

@@ -402,6 +402,24 @@ async def test_a_burst_behind_what_was_written_at_once_is_no_fault_of_the_peer(w
     outbox.abort()
 
 
+async def test_a_flush_that_comes_late_finds_nothing_to_allow_and_what_follows_counts():
+    wire, desk = WaitingWire(), Desk(outbox_messages=1)
+    wire.block()
+    outbox = desk.outbox(wire)
+    desk.flusher.add = lambda outbox: None  # the flush is in a later slice
+    outbox.offer(message())
+    outbox.write_at_once()
+    await ticks()
+    assert wire.in_flight
+    outbox.flush()
+    for _ in range(2):
+        assert not outbox.is_over
+        outbox.offer(message())
+        outbox.flush()
+    assert outbox.is_over
+    outbox.abort()
+
+
 async def test_a_flush_that_finds_nothing_writes_nothing():
     wire = ImmediateWire()
     outbox = Desk().outbox(wire)
