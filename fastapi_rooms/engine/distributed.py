@@ -157,6 +157,7 @@ class DistributedWebSocketManager(ConnectionManager):
             await self._parts.revoked.stop()
             await self._parts.announcer.stop()
             await self._parts.drain.stop()
+            self._parts.drain.shut()  # who came now would hear nobody
             self._stop_telemetry()
             self._home.leave()
 

@@ -67,7 +67,7 @@ class ConnectionManager(DeprecatedNames):
         self.settings = parts.settings
         self._registry = parts.registry
         self._deliver = parts.delivery.deliver
-        self._sessions = Sessions(self, parts.registry, parts.admission, parts.revoked, parts.readers)
+        self._sessions = Sessions(self, parts.registry, parts.admission, parts.revoked, parts.readers, parts.drain)
         self._telemetry: Telemetry | None = None  # from start to stop, if OpenTelemetry is set up by then
         self._find = parts.find
         self._home = parts.home  # its lock is held while it starts or stops

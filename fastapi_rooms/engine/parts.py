@@ -79,7 +79,7 @@ class Parts:
             self.announcer,
             authorize_join,
             limiter,
-            self.drain.seconds_left,
+            self._closed_for,
         )
         self.entrance = Entrance(self.admission, self.revoked, self.lifecycle)
         self.membership = Membership(self.registry, self.admission, hooks, self.announcer, nodes)
@@ -93,6 +93,11 @@ class Parts:
         """
         self.home.check()
         return find(reference, self.registry)
+
+    def _closed_for(self) -> float | None:
+        """Return when who comes now may come again, in seconds; None: now."""
+        self.drain.check_shut()
+        return self.drain.seconds_left()
 
     async def end_everybody(self) -> None:
         """Close who is left with 1012, wait for their outboxes, then for the app's hooks; nobody is let in any more."""

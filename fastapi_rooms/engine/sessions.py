@@ -11,6 +11,7 @@ from fastapi_rooms.domain.incoming import Decoder
 from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.engine.admission.admission import Admission
 from fastapi_rooms.engine.admission.revoked_users import RevokedUsers
+from fastapi_rooms.engine.endings.drain import Drain
 from fastapi_rooms.engine.inbound.reader import Reader, Readers
 from fastapi_rooms.engine.inbound.received import Received
 
@@ -24,16 +25,37 @@ class Sessions:
         admission: Who is let in.
         revoked: Who was closed everywhere.
         readers: What the readers of the node share.
+        drain: Whether anybody is let in.
     """
 
     def __init__(
-        self, owner: Owner, registry: Registry, admission: Admission, revoked: RevokedUsers, readers: Readers
+        self,
+        owner: Owner,
+        registry: Registry,
+        admission: Admission,
+        revoked: RevokedUsers,
+        readers: Readers,
+        drain: Drain,
     ) -> None:
         self._owner = owner
         self._registry = registry
         self._admission = admission
         self._revoked = revoked
         self._readers = readers
+        self._drain = drain
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the app has, so that nobody is let in until the manager is started again."""
+        return self._drain.is_shut
+
+    def end(self) -> None:
+        """Let nobody in until the manager is started again."""
+        self._drain.shut()
+
+    def check_ended(self) -> bool:
+        """Return `has_ended` to somebody who asks from outside. That the server goes on is logged."""
+        return self._drain.check_shut()
 
     def check_handshake(self, websocket: WebSocket) -> None:
         """Refuse foreign HTTP origins, and everybody while this node is draining.
