@@ -13,13 +13,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 # What waits for brokers, or for a server that drains, mostly waits, and looks at the clock: more of it side by side, but
-# not beside the rest.
-TIMED := tests/integration/test_drain.py tests/backends/redis_backend tests/faults tests/faults_groups
+# not beside the rest. What takes longest comes first, so that nobody waits for it in the end.
+TIMED := tests/integration/test_drain.py tests/faults_groups tests/faults tests/backends/redis_backend
 # To be measured costs the tests half as much again, and some look at the clock.
 WORKERS = $(if $(COVERAGE),3,4)
 PYTEST := $(BIN)/python -m $(if $(COVERAGE),coverage run -m )pytest
 PARALLEL = --numprocesses $(WORKERS) --dist worksteal -m "not long"
-PARALLEL_TIMED = --numprocesses $(WORKERS) --dist loadfile -m "not long"
+PARALLEL_TIMED = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long"
 
 # Where nothing may be written beside the sources, each process of the tests would read and compile all of them again.
 test test-long soak test-fast test-lowest: export PYTHONDONTWRITEBYTECODE =

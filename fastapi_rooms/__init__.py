@@ -11,6 +11,7 @@ from fastapi_rooms.domain.error_code import ErrorCode
 from fastapi_rooms.domain.errors import (
     BackendUnavailable,
     ConfigurationError,
+    ConnectionEnded,
     InvalidName,
     JoinRefused,
     ManagerNotStarted,
@@ -48,6 +49,7 @@ __all__ = [
     "ConfigurationError",
     "Connection",
     "ConnectionDep",
+    "ConnectionEnded",
     "ConnectionManager",
     "Counters",
     "Disconnected",

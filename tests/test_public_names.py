@@ -18,6 +18,7 @@ NAMES = [
     "ConfigurationError",
     "Connection",
     "ConnectionDep",
+    "ConnectionEnded",
     "ConnectionManager",
     "Counters",
     "Disconnected",
@@ -92,7 +93,7 @@ def test_importing_starts_nothing_and_needs_neither_a_server_nor_a_test_framewor
 def test_every_error_has_one_root():
     public = [getattr(fastapi_rooms, name) for name in NAMES]
     errors = [one for one in public if isinstance(one, type) and issubclass(one, Exception)]
-    assert len(errors) == 11
+    assert len(errors) == 12
     assert all(issubclass(error, fastapi_rooms.RoomsError) for error in errors)
 
 

@@ -2,13 +2,13 @@
 // (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), so that a thousand tabs do not return to
 // a restarted server in the same second.
 
+import { mayReconnect } from "./close-codes.js";
+
 const BASE = 500;
 const CAP = 20_000;
 const STEADY = 5_000; // open for so long, a connection counts as good and the backoff begins anew
 const PING_EVERY = 20_000;
 const PONG_WITHIN = 10_000;
-
-const isFinal = (code) => code >= 4500 && code <= 4999; // the app's own: "do not come back by yourself"
 
 /**
  * Events: `state` {state, at?}, `message` {the parsed message}, `ended` {code}.
@@ -82,11 +82,11 @@ export class Line extends EventTarget {
     socket.addEventListener("close", ({ code }) => {
       if (socket !== this.#socket) return;
       this.#forgetSocket();
-      if (isFinal(code)) {
+      if (mayReconnect(code)) {
+        this.#lost();
+      } else {
         this.#become("ended");
         this.dispatchEvent(new CustomEvent("ended", { detail: { code } }));
-      } else {
-        this.#lost();
       }
     });
   }

@@ -7,6 +7,7 @@ import { Line } from "./line.js";
 const SUGGESTED = ["lobby", "garden", "library"];
 const OPEN = "example-open"; // in sessionStorage, so per tab: [{room} or {user}, and the draft]
 const MAX_ANNOUNCEMENTS = 3;
+const LOGGED_OUT = 4501; // CloseCode.REVOKED
 const ERRORS = {
   rate_limited: "You are faster than the server wants to read: slow down.",
   unavailable: "Other nodes are out of reach: only this node’s tabs got that.",
@@ -187,7 +188,9 @@ const HANDLERS = {
 
 line.addEventListener("message", ({ detail }) => HANDLERS[detail.type]?.(detail));
 
-line.addEventListener("ended", () => leave("You logged out."));
+line.addEventListener("ended", ({ detail: { code } }) =>
+  leave(code === LOGGED_OUT ? "You logged out." : `The server does not want this page back by itself (close code ${code}).`),
+);
 
 line.addEventListener("state", ({ detail: { state, at } }) => {
   clearInterval(countdown);

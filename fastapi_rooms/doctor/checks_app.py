@@ -122,9 +122,9 @@ def send_wrapped(situation: Situation) -> Finding | None:
     if not wrappers or situation.rooms is None or situation.rooms.settings.wire == "asgi":
         return None
     return warning(
-        f"{_listed(wrappers)} passes a `send` of its own to WebSockets. The server's transport is then out of reach: "
-        "each message costs more CPU for each member, and a client that stopped reading cannot be cut off, so that it "
-        "holds up a stop of the server.",
+        f"{_listed(wrappers)} passes a `send` of its own to WebSockets. Each message then costs more CPU for each "
+        "member. If it passes a `receive` of its own, too, and that does not say what it wraps (`functools.wraps`), a "
+        "client that stopped reading cannot be cut off, so that it holds up a stop of the server.",
         "If it is yours, let it pass on the `send` that it was given when scope['type'] is 'websocket'. If it is "
         "somebody else's, put it around the part of the app that needs it, or accept the price with --ignore "
         "send-wrapped.",

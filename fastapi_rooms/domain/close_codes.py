@@ -1,7 +1,7 @@
 """Close codes (RFC 6455 section 7.4 and its IANA registry) and what may go into a close frame."""
 
 from enum import IntEnum
-from typing import Self
+from typing import NamedTuple, Self
 
 from fastapi_rooms.domain.errors import ConfigurationError
 
@@ -42,27 +42,34 @@ class CloseCode(IntEnum):
     LOGIN_EXPIRED = 4401, "The credentials have expired; come back with new ones."
     SILENT = 4408, "The client did not say anything in time."
     REVOKED = 4501, "The user was logged out everywhere."
+    REPLACED = 4509, "A newer connection of the user has taken its place."
 
 
-_MUST_NOT_RECONNECT = frozenset(
-    {
-        CloseCode.NORMAL,
-        1002,  # protocol error: the client would make the same mistake again
-        CloseCode.UNSUPPORTED_DATA,
-        CloseCode.INVALID_DATA,
-        CloseCode.POLICY_VIOLATION,
-        CloseCode.TOO_BIG,
-        1010,  # an extension is missing, and will be
-    }
+class Final(NamedTuple):
+    """Close codes after which a client must not come back by itself."""
+
+    first: int
+    last: int
+    why: str
+
+
+FINAL = (
+    Final(1000, 1000, "it is over"),
+    Final(1002, 1003, "the client would make the same mistake again: the protocol, a kind of message"),
+    Final(1007, 1009, "likewise: data that cannot be read, too many messages, a message that is too large"),
+    Final(1010, 1010, "an extension is missing, and will be"),
+    Final(4500, 4999, "by our convention: logged out, replaced, banned"),
 )
+"""After which close codes a client must not come back. The only table of it: that of the demo is made from this one."""
 
 
-def may_reconnect(code: int) -> bool:
+def may_reconnect(code: int | None) -> bool:
     """Return whether a client that was closed with a code may connect again; with a growing and random delay.
 
-    Also for what never travels: 1005 and 1006 say that nobody knows.
+    It may unless somebody said that it may not. So it may after what never travels (1005, 1006), and where a library
+    has no code to report, whatever it says instead: None (tornado), 0 (Deno) or -1.
     """
-    return code not in _MUST_NOT_RECONNECT and 1000 <= code < 4500  # noqa: PLR2004 - our convention
+    return code is None or not any(first <= code <= last for first, last, _ in FINAL)
 
 
 # 1004, 1005, 1006 and 1015 never appear on the wire; 1016-2999 are reserved for the protocol.

@@ -1,6 +1,6 @@
 """A connection: one accepted WebSocket on this node, with the identity that the app gave it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from enum import Enum
@@ -13,6 +13,8 @@ from fastapi_rooms.domain.errors import NotConnectedError
 from fastapi_rooms.domain.messages import MessageType
 
 if TYPE_CHECKING:
+    from asyncio import Task
+
     from starlette.websockets import WebSocket
 
     from fastapi_rooms.domain.messages import Close, Message
@@ -69,6 +71,15 @@ class Outbox(Protocol):
         """Take no more offers; the frame follows what is queued."""
         ...
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether a task writes to the peer, since not everything could be written at once."""
+        ...
+
+    def write_at_once(self) -> None:
+        """Write what was offered now, if nothing waits before it and this is the first write of the tick."""
+        ...
+
     async def wait_for_space(self) -> None:
         """Wait while the peer is behind."""
         ...
@@ -78,8 +89,29 @@ class Outbox(Protocol):
         ...
 
 
+class Talk(Protocol):
+    """What a connection asks of those who send to it alone, and read from it."""
+
+    async def send(self, connection: "Connection", message: Any, message_type: MessageType | str | None) -> bool:
+        """Send to one connection, no faster than its client takes it."""
+        ...
+
+    def messages(self, connection: "Connection", message_type: Any) -> AsyncIterator[Any]:
+        """Iterate over what the client sends."""
+        ...
+
+    def start_task(self, connection: "Connection", coroutine: Coroutine[Any, Any, T]) -> "Task[T]":
+        """Start a task that ends with the connection."""
+        ...
+
+
 class Owner(Protocol):
     """What a connection asks of the manager that holds it."""
+
+    @property
+    def _sessions(self) -> Talk:
+        """Who sends to a connection alone, and reads from it."""
+        ...
 
     def disconnect(self, websocket: "Connection") -> object:
         """Forget a connection."""
@@ -93,10 +125,6 @@ class Owner(Protocol):
 
     async def close(self, target: "Connection", code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close a connection."""
-        ...
-
-    def _receive_messages(self, connection: "Connection", message_type: Any) -> AsyncIterator[Any]:
-        """Iterate over what the client sends."""
         ...
 
 
@@ -187,8 +215,21 @@ class Connection:
         return self._phase is Phase.OPEN
 
     async def send(self, message: Any, message_type: MessageType | str | None = None) -> bool:
-        """Send to this connection alone. See `ConnectionManager.send_personal`."""
-        return await self._owned().send_personal(self, message, message_type)
+        """Send to this connection alone, no faster than its client takes it.
+
+        On the wire when this returns, if the client keeps up; what follows within the same tick of the event loop
+        shares a write at its end. While the client is behind this waits, for `send_timeout` at most, and gives others
+        a turn where a tick has become long. See `ConnectionManager.send_personal` for a send that never waits.
+
+        Returns:
+            Whether the message was handed over; False if `overflow` gave it up.
+
+        Raises:
+            MessageError: The message cannot be encoded.
+            ConnectionEnded: The connection has ended; quiet in a `ws_route` handler.
+            NotConnectedError: The connection is not accepted yet.
+        """
+        return await self._owned()._sessions.send(self, message, message_type)  # noqa: SLF001 - of the protocol above
 
     async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close with a close frame that follows what was sent before. See `ConnectionManager.close`."""
@@ -237,7 +278,20 @@ class Connection:
         Raises:
             NotConnectedError: The connection is not accepted yet.
         """
-        return self._owned()._receive_messages(self, message_type)  # noqa: SLF001 - of the protocol above
+        return self._owned()._sessions.messages(self, message_type)  # noqa: SLF001 - of the protocol above
+
+    def start_task(self, coroutine: Coroutine[Any, Any, T]) -> "Task[T]":
+        """Start a task that ends with the connection: for what is pushed to a client beside its handler.
+
+        It is cancelled when the connection has ended and `disconnect_grace` is over, and when the manager stops. One
+        that raises is logged, and its client is closed with 1011, as that of a handler that raises. `ConnectionEnded`
+        ends it quietly.
+
+        Raises:
+            ConnectionEnded: The connection has ended.
+            NotConnectedError: The connection is not accepted yet.
+        """
+        return self._owned()._sessions.start_task(self, coroutine)  # noqa: SLF001 - of the protocol above
 
     def _note_close(self, code: int, reason: str) -> None:
         """Remember how it ended: the first who knew is right."""

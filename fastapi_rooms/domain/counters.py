@@ -18,14 +18,17 @@ class Counters:
     lost_messages: int = 0
     """Messages that an outbox had accepted or was offered, and that were not written: dropped, or the peer was gone."""
     slow_consumers: int = 0
-    """Connections closed with 1013 because their outbox overflowed."""
+    """Connections closed with 1013 because their outbox overflowed, or they took no byte for `send_timeout` where
+    the server offers no way to abort them."""
     aborted: int = 0
-    """Connections aborted because they took no byte for `send_timeout`, asked for more pongs than they took, or had not
-    taken everything when a drain was over."""
+    """Connections aborted because they took no byte for `send_timeout`, or asked for more pongs than they took. Who had
+    been closed for a reason that is counted is not counted once more."""
     invalid_messages: int = 0
     """Messages of clients that did not fit the type that the handler takes."""
     oversized_messages: int = 0
     """Messages of clients above `max_message_bytes`."""
+    unhandled_messages: int = 0
+    """Messages of clients that had been read when their connection ended, and that no handler took any more."""
     full_inboxes: int = 0
     """Connections closed with 1013 because their inbox stayed full for `inbox_timeout`."""
     rate_limited_messages: int = 0
@@ -40,6 +43,8 @@ class Counters:
     """Connections closed with 1007 because `max_invalid_messages` in a row did not fit."""
     outlived: int = 0
     """Connections closed with 1000 because they were `max_connection_seconds` old."""
+    replaced: int = 0
+    """Connections closed with 4509 because their user connected once more."""
     restarted: int = 0
     """Connections closed with 1012 because the node was stopped."""
     refused: Counter[Refusal] = field(default_factory=Counter)

@@ -47,6 +47,10 @@ class NotConnectedError(RoomsError, RuntimeError):
     """A connection was used before it was accepted, or through a manager that does not hold it."""
 
 
+class ConnectionEnded(NotConnectedError):  # noqa: N818 - says what happened
+    """Something was sent to a connection that has ended. In a `ws_route` handler it is quiet: nobody is there."""
+
+
 class ManagerNotStarted(RoomsError, RuntimeError):  # noqa: N818 - the name is part of the contract
     """A manager of many nodes was used before `start()`."""
 

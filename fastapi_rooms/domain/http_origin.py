@@ -4,7 +4,7 @@ Browsers send cookies with every handshake, whatever page asks for it, and leave
 the page's HTTP origin. Nothing here has to do with `Envelope.origin`, which is a node.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -41,18 +41,37 @@ def parse_origin(text: str) -> HttpOrigin | None:
     return HttpOrigin(parts.scheme, host, DEFAULT_PORTS.get(parts.scheme, 0) if port is None else port)
 
 
+def sole(lines: Sequence[str]) -> str | None:
+    """Return what a header says that may come once; None: it did not come.
+
+    Of several lines none is believed, since who stands in front of this app may have looked at another. They make an
+    empty text, which is neither an origin nor a host.
+    """
+    if not lines:
+        return None
+    return lines[0] if len(lines) == 1 else ""
+
+
 def is_allowed(
-    origin: str | None, host: str | None, *, is_secure: bool, allowed: Collection[HttpOrigin | str], required: bool
+    origins: Sequence[str],
+    hosts: Sequence[str],
+    *,
+    is_secure: bool,
+    allowed: Collection[HttpOrigin | str],
+    required: bool,
 ) -> bool:
     """Return whether a handshake may go on.
 
     Args:
-        origin: The `Origin` header; None: there is none, so this is no browser.
-        host: The `Host` header.
+        origins: The lines of the `Origin` header; none: this is no browser.
+        hosts: The lines of the `Host` header. Several are refused whatever the origin (RFC 9112 section 3.2).
         is_secure: Whether the client speaks TLS, as far as the server knows.
         allowed: Further origins, or `"*"` for all.
         required: Refuse clients that do not tell their origin.
     """
+    if len(hosts) > 1:
+        return False
+    origin, host = sole(origins), sole(hosts)
     if ANY in allowed:
         return origin is not None or not required
     if origin is None:

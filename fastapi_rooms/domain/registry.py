@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from fastapi_rooms.domain.connection import Connection, Outbox
 from fastapi_rooms.domain.envelope import Target, TargetKind
+from fastapi_rooms.domain.tally import Tally
 
 Members = dict[Connection, Outbox]
 """Connections, those who joined first in front, and their outboxes, so that a broadcast touches nothing else."""
@@ -39,8 +40,8 @@ class Registry:
         self._connections: dict[str, Connection] = {}
         self._rooms: dict[str, Members] = {}
         self._users: dict[str, Members] = {}
-        self._addresses: dict[str, int] = {}  # how many connections come from where, if that is limited
-        self._address_of: dict[Connection, str] = {}
+        self._addresses = Tally()  # from where how many sockets come, if that is limited
+        self._address_of: dict[Connection, str] = {}  # those of the sockets that have not left
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -86,15 +87,15 @@ class Registry:
         return self._users.keys()
 
     def from_address(self, address: str) -> int:
-        """Return how many connections were added with an address."""
-        return self._addresses.get(address, 0)
+        """Return how many connections were added with an address, less those that were released."""
+        return self._addresses[address]
 
     def add(self, connection: Connection, address: str | None = None) -> bool:
         """Register a connection, and count it for its address; return whether its user had none here before."""
         self._connections[connection.connection_id] = connection
         if address is not None:
             self._address_of[connection] = address
-            self._addresses[address] = self.from_address(address) + 1
+            self._addresses.add(address)
         if connection.user_id is None:
             return False
         devices = self._users.setdefault(connection.user_id, {})
@@ -118,12 +119,20 @@ class Registry:
         return Left((room,) if self._drop_member(connection, room) else (), None)
 
     def remove(self, connection: Connection) -> Left | None:
-        """Forget a connection; None if it was not here. Its `rooms` stay as they were, so that they can be told."""
+        """Forget a connection; None if it was not here. Its `rooms` stay as they were, so that they can be told.
+
+        It counts for its address until `release`: who was closed and does not leave holds a socket all the same.
+        """
         if self._connections.pop(connection.connection_id, None) is None:
             return None
-        self._drop_address(connection)
         closed = tuple(room for room in connection.rooms if self._drop_member(connection, room))
         return Left(closed, self._drop_device(connection))
+
+    def release(self, connection: Connection) -> None:
+        """Count a connection for its address no more: its socket has left."""
+        address = self._address_of.pop(connection, None)
+        if address is not None:
+            self._addresses.drop(address)
 
     def _drop_member(self, connection: Connection, room: str) -> bool:
         members = self._rooms[room]
@@ -132,13 +141,6 @@ class Registry:
             return False
         del self._rooms[room]
         return True
-
-    def _drop_address(self, connection: Connection) -> None:
-        address = self._address_of.pop(connection, None)
-        if address is not None:
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
 
     def _drop_device(self, connection: Connection) -> str | None:
         user_id = connection.user_id

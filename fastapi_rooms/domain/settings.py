@@ -85,12 +85,17 @@ class RoomsSettings(BaseModel):
     max_rooms_per_connection: Count | None = 128
     """How many rooms a connection may be in. Another join is refused with `TooManyRooms`."""
     max_connections: Count | None = None
-    """How many connections this node takes. Another one is refused with 503."""
+    """How many connections this node takes. Another one is refused with 503. Who was closed counts until the socket has
+    left."""
     max_connections_per_user: Count | None = None
-    """How many connections a user may have on this node. Another one is refused with 429."""
+    """How many connections a user may have on this node. For another one see `user_limit_policy`."""
+    user_limit_policy: Literal["refuse", "replace"] = "refuse"
+    """Who gives way when a user has `max_connections_per_user` on this node: the newest (`refuse`, with 429), or the
+    oldest (`replace`, which closes it with 4509), for users whose network changes before the old one is missed."""
     max_connections_per_address: Count | None = None
     """How many connections may come from one address on this node; of IPv6, from one /64. Another one is refused with
-    429. The address is the one in the ASGI scope: behind a proxy, configure the server to trust it."""
+    429. The address is the one in the ASGI scope: behind a proxy, configure the server to trust it. Who was closed
+    counts until the socket has left."""
     allowed_origins: Annotated[Sequence[str], BeforeValidator(_listed), AfterValidator(_are_origins)] = ()
     """Pages of which other HTTP origins may connect, such as `https://example.com`; `*` means every page in the world.
     Pages of the host that is connected to always may."""

@@ -21,6 +21,9 @@ class Stats:
     """Users with a connection now."""
     rooms: int
     """Rooms with a member now."""
+    closing: int
+    """Connections that have ended and whose socket is still there: their clients do not answer the close frame, or do
+    not take it. They count for `max_connections` and `max_connections_per_address`."""
     queued_messages: int
     """Messages that wait for their recipients now."""
     queued_bytes: int
@@ -30,10 +33,11 @@ class Stats:
     received_messages: int
     """Messages of clients that were read and not dropped for their rate or size."""
     dropped: Mapping[str, int]
-    """Messages that were not delivered or not handled, by reason: `lost`, `rate_limited`, `invalid`, `oversized`."""
+    """Messages that were not delivered or not handled, by reason: `lost`, `rate_limited`, `invalid`, `oversized`,
+    `unhandled`."""
     closed: Mapping[str, int]
     """Connections that were ended for a reason: `slow_consumer`, `stalled`, `full_inbox`, `flooding`, `silent`,
-    `expired`, `invalid_data`, `lifetime`, `restart`."""
+    `expired`, `invalid_data`, `lifetime`, `replaced`, `restart`."""
     refused: Mapping[str, int]
     """Handshakes and joins that were refused, by reason: each `Refusal`."""
     is_draining: bool
@@ -42,7 +46,15 @@ class Stats:
     """Whether it hears the other nodes; None on a node that has none."""
 
     @classmethod
-    def of(cls, registry: Registry, counters: Counters, *, is_draining: bool, backend: BackendStatus | None) -> Self:
+    def of(
+        cls,
+        registry: Registry,
+        counters: Counters,
+        *,
+        is_draining: bool,
+        backend: BackendStatus | None,
+        closing: int = 0,
+    ) -> Self:
         """Return the numbers as they are now."""
         messages = size = 0
         for outbox in registry.outboxes(EVERYBODY):
@@ -54,6 +66,7 @@ class Stats:
             connections=len(registry),
             users=len(registry.users()),
             rooms=len(registry.rooms()),
+            closing=closing,
             queued_messages=messages,
             queued_bytes=size,
             sent_messages=counters.sent_messages,
@@ -63,6 +76,7 @@ class Stats:
                 "rate_limited": counters.rate_limited_messages,
                 "invalid": counters.invalid_messages,
                 "oversized": counters.oversized_messages,
+                "unhandled": counters.unhandled_messages,
             },
             closed={
                 "slow_consumer": counters.slow_consumers,
@@ -73,6 +87,7 @@ class Stats:
                 "expired": counters.expired,
                 "invalid_data": counters.unreadable,
                 "lifetime": counters.outlived,
+                "replaced": counters.replaced,
                 "restart": counters.restarted,
             },
             refused={reason.value: counters.refused[reason] for reason in Refusal},

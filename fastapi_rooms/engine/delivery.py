@@ -4,13 +4,12 @@ import asyncio
 import logging
 from collections.abc import Collection
 
-from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection, Outbox
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.messages import Close, Message
 from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.engine.hooks import Announcer, Hooks
-from fastapi_rooms.engine.lifecycle import Cause, Lifecycle
+from fastapi_rooms.engine.lifecycle import TOO_SLOW, Cause, Lifecycle
 from fastapi_rooms.engine.outbound.fan_out import fan_out
 from fastapi_rooms.engine.references import NOBODY
 
@@ -45,6 +44,7 @@ class Delivery:
         """
         if isinstance(content, Close):
             return self.close(outboxes, content, excluded)
+        self._flusher.flush_if_late()
         skipped: Collection[Outbox] = ()
         if excluded:
             skipped = {found._outbox for one in excluded if (found := self._registry.find(one)) is not None}
@@ -73,4 +73,4 @@ class Delivery:
         self._counters.slow_consumers += 1
         logger.info("%r is a slow consumer: closed with 1013", connection)
         self._announcer.tell(self._hooks.overflow, connection)
-        self._lifecycle.end(connection, Cause.CLOSED, Close(CloseCode.TRY_AGAIN_LATER, "slow consumer"))
+        self._lifecycle.end(connection, Cause.CLOSED, TOO_SLOW)

@@ -60,7 +60,12 @@ class Entrance:
             self.check_not_revoked(connection)
             address = self._admission.check_limits(connection)
             await self._lifecycle.open(
-                connection, owner, room, address, lambda: self._answer(connection, answer_handshake)
+                connection,
+                owner,
+                room,
+                address,
+                lambda: self._answer(connection, answer_handshake),
+                self._admission.giving_way(connection),
             )
             return connection, True
         await self._lifecycle.wait_until_opened(connection)

@@ -2,18 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from fastapi_rooms.domain.close_codes import ABNORMAL
+from fastapi_rooms.domain.close_codes import ABNORMAL, CloseCode
 from fastapi_rooms.domain.connection import Connection, Owner, Phase, Verdict
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.envelope import room_target, user_target
 from fastapi_rooms.domain.messages import Close, Message
 from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.endings.connection_tasks import ConnectionTasks
 from fastapi_rooms.engine.endings.timekeeper import Timekeeper
 from fastapi_rooms.engine.hooks import Announcer, Disconnected, Hooks
 from fastapi_rooms.engine.many_nodes import ManyNodes
@@ -26,6 +27,24 @@ if TYPE_CHECKING:
     from fastapi_rooms.engine.inbound.reader import Reader
 
 logger = logging.getLogger("fastapi_rooms")
+
+_REPLACED = Close(CloseCode.REPLACED, "replaced by a newer connection")
+
+
+TOO_SLOW = Close(CloseCode.TRY_AGAIN_LATER, "slow consumer")
+
+_COUNTED = frozenset(
+    {
+        CloseCode.INVALID_DATA,
+        CloseCode.POLICY_VIOLATION,
+        CloseCode.TOO_BIG,
+        CloseCode.SERVICE_RESTART,
+        CloseCode.TRY_AGAIN_LATER,
+        CloseCode.LOGIN_EXPIRED,
+        CloseCode.SILENT,
+    }
+)
+"""Who was closed with one of these is counted by the reason for it, so not once more if it does not even take that."""
 
 
 class Cause(Enum):
@@ -70,9 +89,15 @@ class Lifecycle:
         self._nodes = nodes
         # Registered, but the handshake is being answered. The event, if somebody waits for that, is set afterwards.
         self.opening: dict[Connection, asyncio.Event | None] = {}
-        self.flusher = Flusher(settings, self._on_stall)
+        self.flusher = Flusher(settings, self._on_stall, self._on_left)
         self.timekeeper = Timekeeper(settings, counters, self._on_time, self._offer)
+        self.tasks = ConnectionTasks(settings.disconnect_grace, self.close)
         self._on_outbox_done = self._on_done  # one bound method for all outboxes
+
+    @property
+    def closing(self) -> int:
+        """How many connections have ended and have a socket that has not left."""
+        return max(0, self.flusher.sockets - len(self._registry))
 
     def visible(self, connections: Collection[Connection]) -> list[Connection]:
         """Return those whose handshake has been answered."""
@@ -100,8 +125,12 @@ class Lifecycle:
         room: str | None,
         address: str | None,
         answer_handshake: Callable[[], Awaitable[None]],
+        giving_way: Sequence[Connection] = (),
     ) -> None:
-        """Register first, then answer the handshake, so that nothing is missed in between; undone on error."""
+        """Register first, then answer the handshake, so that nothing is missed in between; undone on error.
+
+        Those that give way are closed as it is registered, so that of two who come at once only one is left.
+        """
         targets = [] if connection.user_id is None else [user_target(connection.user_id)]
         if room is not None:
             targets.append(room_target(room))
@@ -112,6 +141,9 @@ class Lifecycle:
         self._registry.add(connection, address)
         if room is not None:
             self._registry.join(connection, room)
+        for other in giving_way:  # now, so that neither its user nor its room is left by all in between
+            self._counters.replaced += 1
+            self.close(other, _REPLACED)
         try:
             await self._nodes.follow(targets)
             if self._is_unproven(connection):
@@ -194,6 +226,7 @@ class Lifecycle:
         """Take a connection out of the registry, and cancel its timers. Idempotent."""
         left = self._registry.remove(connection)
         self.timekeeper.end(connection)
+        self.tasks.end(connection)
         try:
             self._nodes.unfollow(left)
         except Exception:  # whatever a backend raises: who has ended has to end, and others after it
@@ -245,10 +278,28 @@ class Lifecycle:
 
     def _on_stall(self, outbox: Outbox) -> None:
         connection = outbox.connection
-        self._counters.aborted += 1
-        logger.info("%r does not take what it is sent: aborted", connection)
-        self.end(connection, Cause.STALLED)
-        outbox.abort()
+        if outbox.can_abort:
+            if connection.close_code not in _COUNTED:
+                self._counters.aborted += 1
+            logger.info("%r does not take what it is sent: aborted", connection)
+            self.end(connection, Cause.STALLED)
+            outbox.abort()
+            return
+        # There is no way to end the socket. A close frame may still get out, when the server is done with the write.
+        if connection in self._registry:
+            self._counters.slow_consumers += 1
+            self.end(connection, Cause.CLOSED, TOO_SLOW)
+        if outbox.cut():
+            logger.info("%r does not take what it is sent: closed with %d", connection, connection.close_code)
+            self.flusher.watch(outbox)
+        else:
+            logger.warning(
+                "%r does not take its close frame either: its socket stays until the server ends it", connection
+            )
+            outbox.abort()
+
+    def _on_left(self, outbox: Outbox) -> None:
+        self._registry.release(outbox.connection)
 
     def _on_time(self, connection: Connection, close: Close) -> None:
         logger.info("%r: %s, closed with %d", connection, close.reason, close.code)

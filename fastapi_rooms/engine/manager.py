@@ -1,7 +1,7 @@
 """The manager of one node: what an app calls."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,6 @@ from fastapi_rooms.domain.backend_state import BackendStatus
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.envelope import EVERYBODY, Target, connection_target, room_target, user_target
-from fastapi_rooms.domain.incoming import decoder_for
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
 from fastapi_rooms.domain.revocation import Revocation
 from fastapi_rooms.domain.settings import RoomsSettings
@@ -67,7 +66,7 @@ class ConnectionManager(DeprecatedNames):
         self.settings = parts.settings
         self._registry = parts.registry
         self._deliver = parts.delivery.deliver
-        self._sessions = Sessions(self, parts.registry, parts.admission, parts.revoked, parts.readers, parts.drain)
+        self._sessions = Sessions(self, parts)
         self._telemetry: Telemetry | None = None  # from start to stop, if OpenTelemetry is set up by then
         self._find = parts.find
         self._home = parts.home  # its lock is held while it starts or stops
@@ -95,7 +94,8 @@ class ConnectionManager(DeprecatedNames):
     def stats(self) -> Stats:
         """Return how this node is doing, in one snapshot. Takes about 0.2 ms per thousand connections."""
         counters, status = self._parts.counters, self._backend_status()
-        return Stats.of(self._registry, counters, is_draining=self.is_draining, backend=status)
+        closing = self._parts.lifecycle.closing
+        return Stats.of(self._registry, counters, is_draining=self.is_draining, backend=status, closing=closing)
 
     def get_room_members(self, room: str) -> list[Connection]:
         """Return the members of a room on this node, first come first."""
@@ -329,12 +329,6 @@ class ConnectionManager(DeprecatedNames):
         if telemetry is not None:
             telemetry.stop(self.stats())
 
-    def _receive_messages(self, connection: Connection, message_type: Any) -> AsyncIterator[Any]:
-        """Iterate over what a client sends, read by a task of its own. See `Connection.messages`."""
-        self._home.check()
-        self._sessions.reader(connection).start()
-        return self._sessions.received(connection, decoder_for(message_type))
-
     async def _send(self, target: Target, content: Message | Close, excluded: frozenset[str] = NOBODY) -> int:
         """Send to a target, wherever it is; return how many connections of this node it reached. A seam."""
         self._home.check()
@@ -346,8 +340,6 @@ class ConnectionManager(DeprecatedNames):
         if reached and isinstance(content, Close):
             await asyncio.sleep(0)  # the close frames of those who are not behind go out now
         return reached
-
-    # What a manager of many nodes does beside that
 
     def _many_nodes(self) -> ManyNodes:
         """Return how this node stands to the others. A seam, asked once."""

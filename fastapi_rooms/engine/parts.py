@@ -12,12 +12,13 @@ from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.admission.admission import Admission, AuthorizeJoin, Limiter
+from fastapi_rooms.engine.admission.places import Places
 from fastapi_rooms.engine.admission.revoked_users import RevokedUsers
 from fastapi_rooms.engine.delivery import Delivery
 from fastapi_rooms.engine.endings.drain import Drain
 from fastapi_rooms.engine.entrance import Entrance
 from fastapi_rooms.engine.hooks import Announcer, Hooks
-from fastapi_rooms.engine.inbound.reader import Readers
+from fastapi_rooms.engine.inbound.readers import Readers
 from fastapi_rooms.engine.lifecycle import Lifecycle
 from fastapi_rooms.engine.many_nodes import ManyNodes
 from fastapi_rooms.engine.membership import Membership
@@ -74,13 +75,14 @@ class Parts:
         self.admission = Admission(
             settings,
             self.counters,
-            self.registry,
+            Places(settings, self.registry, self.flusher),
             hooks,
             self.announcer,
             authorize_join,
             limiter,
             self._closed_for,
         )
+        self.tasks = self.lifecycle.tasks
         self.entrance = Entrance(self.admission, self.revoked, self.lifecycle)
         self.membership = Membership(self.registry, self.admission, hooks, self.announcer, nodes)
         self.readers = Readers(settings, self.counters, None if limiter is None else self.admission.ask_limiter)
@@ -107,6 +109,7 @@ class Parts:
         await asyncio.sleep(0)  # the close frames of those who are not behind go out now
         await self.flusher.settle(self.settings.send_timeout)
         await end_tasks(self.readers.tasks)
+        await self.tasks.stop()
         await self.announcer.finish(self.settings.disconnect_grace)  # while the other nodes can still be told
 
 

@@ -1,61 +1,46 @@
-"""What the endpoints of this package ask of a manager, and an app does not."""
+"""What connections, and the endpoints of this package, ask of a manager, and an app does not."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
 from datetime import datetime
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from starlette.websockets import WebSocket, WebSocketState
 
-from fastapi_rooms.domain.connection import Connection, Owner
-from fastapi_rooms.domain.incoming import Decoder
-from fastapi_rooms.domain.registry import Registry
-from fastapi_rooms.engine.admission.admission import Admission
-from fastapi_rooms.engine.admission.revoked_users import RevokedUsers
-from fastapi_rooms.engine.endings.drain import Drain
-from fastapi_rooms.engine.inbound.reader import Reader, Readers
+from fastapi_rooms.domain.connection import Connection, Outbox, Owner
+from fastapi_rooms.domain.errors import ConnectionEnded
+from fastapi_rooms.domain.incoming import Decoder, decoder_for
+from fastapi_rooms.domain.messages import Close, MessageType, encode
+from fastapi_rooms.engine.inbound.claimed import claim
+from fastapi_rooms.engine.inbound.reader import Reader
 from fastapi_rooms.engine.inbound.received import Received
+from fastapi_rooms.engine.parts import Parts
+from fastapi_rooms.engine.references import NOBODY
+
+T = TypeVar("T")
+
+WRITING_TICKS = 2
+"""How long a write through ASGI takes that does not wait: a tick until its task runs, and one until it is done."""
 
 
 class Sessions:
-    """Before a connection: refusing it. While there is one: reading from it.
+    """Before a connection: refusing it. While there is one: sending to it alone, reading from it, tasks beside it.
 
     Args:
         owner: The manager.
-        registry: Who is connected.
-        admission: Who is let in.
-        revoked: Who was closed everywhere.
-        readers: What the readers of the node share.
-        drain: Whether anybody is let in.
+        parts: What it is made of.
     """
 
-    def __init__(
-        self,
-        owner: Owner,
-        registry: Registry,
-        admission: Admission,
-        revoked: RevokedUsers,
-        readers: Readers,
-        drain: Drain,
-    ) -> None:
+    def __init__(self, owner: Owner, parts: Parts) -> None:
         self._owner = owner
-        self._registry = registry
-        self._admission = admission
-        self._revoked = revoked
-        self._readers = readers
-        self._drain = drain
+        self._parts = parts
+        self._registry = parts.registry
+        self._flusher = parts.flusher
+        self._deliver = parts.delivery.deliver
+        self._home = parts.home
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether the app has, so that nobody is let in until the manager is started again."""
-        return self._drain.is_shut
-
-    def end(self) -> None:
-        """Let nobody in until the manager is started again."""
-        self._drain.shut()
-
-    def check_ended(self) -> bool:
-        """Return `has_ended` to somebody who asks from outside. That the server goes on is logged."""
-        return self._drain.check_shut()
+    # Before there is a connection
 
     def check_handshake(self, websocket: WebSocket) -> None:
         """Refuse foreign HTTP origins, and everybody while this node is draining.
@@ -66,7 +51,7 @@ class Sessions:
             HandshakeRefused: It is refused: an HTTP status, since nothing was accepted.
             WebSocketException: It is refused, but the app has accepted it.
         """
-        self._admission.check_handshake(websocket)
+        self._parts.admission.check_handshake(websocket)
 
     def refuse_credentials(self, websocket: WebSocket, challenge: str) -> NoReturn:
         """Refuse a client that does not prove who it is: 401 before accept, counted, and told to the hook `refused`.
@@ -79,20 +64,80 @@ class Sessions:
             HandshakeRefused: Always, unless the app has accepted it.
             WebSocketException: The app has accepted it.
         """
-        self._admission.refuse_credentials(websocket, challenge)
+        self._parts.admission.refuse_credentials(websocket, challenge)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the app has, so that nobody is let in until the manager is started again."""
+        return self._parts.drain.is_shut
+
+    def end(self) -> None:
+        """Let nobody in until the manager is started again."""
+        self._parts.drain.shut()
+
+    def check_ended(self) -> bool:
+        """Return `has_ended` to somebody who asks from outside. That the server goes on is logged."""
+        return self._parts.drain.check_shut()
 
     def is_revoked(self, user_id: str, since: datetime) -> bool:
         """Return whether a user was closed everywhere since then, as far as this node knows."""
-        return self._revoked.is_revoked(user_id, since)
+        return self._parts.revoked.is_revoked(user_id, since)
+
+    # Sending
+
+    async def send(self, connection: Connection, message: Any, message_type: MessageType | str | None) -> bool:
+        """Send to one connection, no faster than its client takes it. See `Connection.send`."""
+        self._home.check()
+        encoded = encode(message, message_type)
+        outbox = connection._outbox
+        if outbox.is_writing:
+            await self._wait_for_peer(outbox)
+        if connection not in self._registry:
+            raise ConnectionEnded("the connection has ended: there is nobody to send to")
+        if isinstance(encoded, Close):
+            return await self._parts.delivery.send_here((outbox,), encoded) == 1
+        handed = self._deliver((outbox,), encoded, NOBODY) == 1
+        outbox.write_at_once()
+        if outbox.is_writing:
+            await self._wait_for_peer(outbox)
+        elif self._flusher.is_late():
+            await asyncio.sleep(0)  # who sends in a loop leaves others their turn
+        return handed
+
+    async def _wait_for_peer(self, outbox: Outbox) -> None:
+        """Wait until a peer has been written all that waits for it, for `send_timeout` at most."""
+        for _ in range(WRITING_TICKS):
+            await asyncio.sleep(0)
+            if not outbox.is_writing:
+                return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._parts.settings.send_timeout):
+                await outbox.wait_for_space()
+
+    def start_task(self, connection: Connection, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a task that ends with a connection. See `Connection.start_task`."""
+        if connection not in self._registry:
+            coroutine.close()
+            raise ConnectionEnded("the connection has ended: no task is started for it")
+        return self._parts.tasks.start(connection, coroutine)
+
+    # Receiving
 
     def reader(self, connection: Connection) -> Reader:
         """Return the reader of a connection, made at the first call. Once it reads, nobody else may receive."""
         reader: Reader | None = connection._reader
         if reader is None:
-            reader = connection._reader = Reader(connection, self._owner, self._readers)
+            reader = connection._reader = Reader(connection, self._owner, self._parts.readers)
+            claim(connection.websocket)
             if connection not in self._registry or connection.websocket.client_state is WebSocketState.DISCONNECTED:
                 reader.end()  # nothing will come, and no server says so twice
         return reader
+
+    def messages(self, connection: Connection, message_type: Any) -> AsyncIterator[Any]:
+        """Iterate over what a client sends, read by a task of its own. See `Connection.messages`."""
+        self._home.check()
+        self.reader(connection).start()
+        return self.received(connection, decoder_for(message_type))
 
     def received(self, connection: Connection, decoder: Decoder) -> AsyncIterator[Any]:
         """Iterate over what a client sends.
@@ -100,7 +145,7 @@ class Sessions:
         Whoever waits for the next message reads by itself, unless the reader was started, and is to be cancelled when
         the connection ends.
         """
-        return Received(connection, self.reader(connection), decoder, self._readers)
+        return Received(connection, self.reader(connection), decoder, self._parts.readers)
 
 
 class HasSessions(Protocol):

@@ -90,6 +90,13 @@ METRICS = (
         lambda stats: stats.rooms,
     ),
     Metric(
+        "fastapi_rooms.closing.connections",
+        Kind.UP_DOWN_COUNTER,
+        "{connection}",
+        "Connections that have ended and whose socket is still there now.",
+        lambda stats: stats.closing,
+    ),
+    Metric(
         "fastapi_rooms.queued.messages",
         Kind.UP_DOWN_COUNTER,
         "{message}",

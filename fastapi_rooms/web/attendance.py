@@ -8,6 +8,8 @@ from fastapi_rooms.engine.inbound.reader import Reader
 class Attendance:
     """Cancels the task it was made in when the client is gone or was closed; a busy handler after the grace time.
 
+    What the client sent before is still handled, each message with a grace of its own.
+
     What `asyncio.timeout` does, in one small object: there is one for each connection, for as long as it lives.
     """
 
@@ -25,8 +27,10 @@ class Attendance:
         reader.call_at_end(self)
 
     def __call__(self) -> None:
-        """Notice the end of the client."""
+        """Notice the end of the client, or that a message was taken after that: its handler has the grace anew."""
         loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._reader.is_inline:  # nothing of a handler runs while its next message is read inline
             self._timer = loop.call_soon(self._cancel)  # not now: whoever calls may run in this very task
         else:
@@ -35,6 +39,7 @@ class Attendance:
     def leave(self) -> bool:
         """Stop looking; return whether a cancellation that comes out of the handler is ours alone."""
         self._reader.call_at_end(None)
+        self._reader.give_up()
         if self._timer is not None:
             self._timer.cancel()
         return self._has_cancelled and self._task.uncancel() <= self._cancelling

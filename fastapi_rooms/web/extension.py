@@ -17,8 +17,8 @@ from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.sessions import sessions_of
 from fastapi_rooms.web.dependencies import STATE_KEY
-from fastapi_rooms.web.plan import Source
 from fastapi_rooms.web.signals import SignalledDrain, drain_at_signal
+from fastapi_rooms.web.sources import Source
 from fastapi_rooms.web.ws_route import ws_route
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.error_code import ErrorCode
-from fastapi_rooms.domain.errors import BackendUnavailable, RefusedError
+from fastapi_rooms.domain.errors import BackendUnavailable, ConnectionEnded, RefusedError
 from fastapi_rooms.domain.incoming import Decoder, error_message
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.engine.manager import ConnectionManager
@@ -35,6 +35,7 @@ class Handler:
         self._message_parameter = message_parameter
         self._decoder = Decoder(message_type)  # built once, not per connection
         self._unavailable_said = Seldom()
+        self.end_said = Seldom()  # whether to say again how a connection ended: clients decide how often they do
         self._is_plain = inspect.iscoroutinefunction(function)
         self._is_async = self._is_plain or inspect.isasyncgenfunction(function)
 
@@ -54,16 +55,18 @@ class Handler:
                         await connection.send(result)
                 else:
                     await self._call(connection, values)
+            except ConnectionEnded:
+                logger.debug("%r, or whom it was for, has gone: not sent", connection)  # what else it sent is handled
             except RefusedError as error:
-                logger.debug("%r was refused: %s", connection, error)  # clients decide how often
-                await connection.send(error_message(error.code))
+                logger.debug("%r was refused: %.200r", connection, error)  # clients decide how often
+                await manager.send_personal(connection, error_message(error.code))
             except BackendUnavailable as error:
                 # Members on this node were served, and the client may try again: no reason to close.
                 if self._unavailable_said.is_due(asyncio.get_running_loop().time()):
                     logger.info(
                         "%r was told that other nodes are out of reach: %s (said once a minute)", connection, error
                     )
-                await connection.send(error_message(ErrorCode.UNAVAILABLE))
+                await manager.send_personal(connection, error_message(ErrorCode.UNAVAILABLE))
             values[name] = message = result = None  # a connection that waits keeps no message # noqa: PLW2901
 
     async def _call(self, connection: Connection, values: dict[str, Any]) -> None:
@@ -85,6 +88,3 @@ async def _stream(connection: Connection, values: AsyncGenerator[Any, Any]) -> N
     async with aclosing(values):
         async for value in values:
             await connection.send(value)
-            await connection.wait_until_caught_up()
-            if not connection.is_open:
-                return

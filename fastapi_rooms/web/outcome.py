@@ -20,7 +20,8 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_rooms.domain.close_codes import CloseCode, check_close
 from fastapi_rooms.domain.connection import Connection
-from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.domain.errors import ConfigurationError, ConnectionEnded
+from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.engine.manager import ConnectionManager
 
 logger = logging.getLogger("fastapi_rooms")
@@ -35,38 +36,42 @@ _DEFAULTS = frozenset({"fastapi.exception_handlers", "starlette.middleware.excep
 ExceptionHandler = Callable[[WebSocket, Exception], Any]
 
 
-async def end_without_error(websocket: WebSocket, manager: ConnectionManager, connection: Connection) -> None:
-    """Close with 1000, then clean up.
+async def end_without_error(
+    websocket: WebSocket, manager: ConnectionManager, connection: Connection, said: Seldom
+) -> None:
+    """Close with 1000, then clean up; `said` decides whether what is noticed then is logged.
 
     Raises:
         Exception: What a `yield` dependency raised in its cleanup, if no exception handler takes it.
     """
     await close_and_wait(websocket, manager, connection, CloseCode.NORMAL)
     raised = await _clean_up(websocket, None)
-    if raised is not None and not await _handle(websocket, raised):
+    if raised is not None and not await _handle(websocket, raised, said):
         raise raised
 
 
 async def end_with_error(
-    websocket: WebSocket, manager: ConnectionManager, connection: Connection, error: Exception
+    websocket: WebSocket, manager: ConnectionManager, connection: Connection, error: Exception, said: Seldom
 ) -> None:
     """Close the connection of a handler that raised, after the app's own exception handler has had its say.
+
+    `said` decides whether what is noticed on the way is logged: clients decide how often it happens.
 
     Raises:
         Exception: The error, or what a `yield` dependency made of it, if no exception handler takes it.
     """
     if _is_default(_find_handler(websocket, error)):
         # Nobody else will close it, so it is closed before the dependencies clean up, as it is without an error.
-        await _close_for(websocket, manager, connection, error)
+        await _close_for(websocket, manager, connection, error, said)
     changed = await _clean_up(websocket, error)
     # What was sent before leaves before anything that an exception handler does to the socket.
     await asyncio.sleep(manager.settings.flush_interval / 1000)
     await connection.wait_until_caught_up()
     try:
-        if changed is not None and not await _handle(websocket, changed):
+        if changed is not None and not await _handle(websocket, changed, said):
             raise changed
     finally:
-        await _close_for(websocket, manager, connection, changed)
+        await _close_for(websocket, manager, connection, changed, said)
 
 
 async def close_and_wait(
@@ -86,7 +91,7 @@ async def close_and_wait(
 
 
 async def _close_for(
-    websocket: WebSocket, manager: ConnectionManager, connection: Connection, error: Exception | None
+    websocket: WebSocket, manager: ConnectionManager, connection: Connection, error: Exception | None, said: Seldom
 ) -> None:
     """Close with the code that fits the error."""
     code, reason = int(CloseCode.INTERNAL_ERROR), ""
@@ -94,7 +99,10 @@ async def _close_for(
         try:
             code, reason = check_close(error.code, error.reason)
         except ConfigurationError as invalid:
-            logger.error("a WebSocketException was raised with a code that may not be sent: %s", invalid)  # noqa: TRY400
+            if _is_due(said):
+                logger.error(  # noqa: TRY400 - the traceback says nothing
+                    "a WebSocketException was raised with a code that may not be sent: %s (said once a minute)", invalid
+                )
     await close_and_wait(websocket, manager, connection, code, reason)
 
 
@@ -113,22 +121,25 @@ async def _clean_up(websocket: WebSocket, error: Exception | None) -> Exception 
             await stack.aclose()
             return None
         swallowed = await stack.__aexit__(type(error), error, error.__traceback__)
+    except ConnectionEnded:
+        return error  # they said something to a client that has gone
     except Exception as changed:  # noqa: BLE001 - whatever they raise instead takes the place of the error
         return changed
     return None if swallowed else error
 
 
-async def _handle(websocket: WebSocket, error: Exception) -> bool:
+async def _handle(websocket: WebSocket, error: Exception, said: Seldom) -> bool:
     """Call the app's exception handler; return whether there is one, or a default one that we stand in for."""
     handler = _find_handler(websocket, error)
     if handler is None:
         return False
     if _is_default(handler):
-        if not isinstance(error, WebSocketException):
+        if not isinstance(error, WebSocketException) and _is_due(said):
             logger.warning(
-                "%s was raised after accept on %s, where it cannot become a response: the client was closed",
+                "%s was raised after accept on %.200r, where it cannot become a response: the client was closed (said "
+                "once a minute)",
                 f"HTTPException {error.status_code}" if isinstance(error, HTTPException) else type(error).__name__,
-                websocket.url.path,
+                websocket.scope["path"],
             )
         return True
     if _is_async(handler):
@@ -136,6 +147,10 @@ async def _handle(websocket: WebSocket, error: Exception) -> bool:
     else:
         await run_in_threadpool(handler, websocket, error)
     return True
+
+
+def _is_due(said: Seldom) -> bool:
+    return said.is_due(asyncio.get_running_loop().time())
 
 
 def _find_handler(websocket: WebSocket, error: Exception) -> ExceptionHandler | None:

@@ -19,9 +19,7 @@ from fastapi_rooms.web.gate import check_handshake
 from fastapi_rooms.web.incoming_mark import message_type
 from fastapi_rooms.web.mistakes import refuse_mistakes
 from fastapi_rooms.web.room_template import check_template
-
-Source = Callable[..., Any] | params.Depends
-"""Where a value comes from: a dependency."""
+from fastapi_rooms.web.sources import Source, depends
 
 # The parameters that connecting needs, in the order in which they are solved: who it is comes before where it goes.
 MANAGER, USER, METADATA, ROOM = "rooms_manager", "rooms_user_id", "rooms_metadata", "rooms_room"
@@ -34,6 +32,8 @@ class Options:
 
     template: str | None
     """Of the room, over what the path has; None: a dependency says which room, if there is one."""
+    template_fields: frozenset[str]
+    """What the template names."""
     parameters: tuple[inspect.Parameter, ...]
     """What FastAPI has to fill for us, under the names above; all but the WebSocket."""
     dependencies: tuple[params.Depends, ...]
@@ -60,6 +60,9 @@ class Plan:
     """The name of the parameter that holds the manager: the handler's own, if it has one."""
     websocket: str
     """The name of the one that holds the WebSocket: likewise."""
+    room_values: frozenset[str]
+    """Parameters of the handler that the room's template names: what FastAPI makes of them is what the room is called
+    by, so that it is the one that the handler names."""
     options: Options
 
     @property
@@ -83,8 +86,7 @@ def read_options(
         ConfigurationError: Something of it cannot work.
     """
     template = room if isinstance(room, str) else None
-    if template is not None:
-        check_template(template, path)
+    fields = frozenset[str]() if template is None else check_template(template, path)
     sources = {
         MANAGER: get_manager,
         USER: user_id,
@@ -92,7 +94,7 @@ def read_options(
         ROOM: None if isinstance(room, str) else room,
     }
     parameters = [
-        _parameter(key, Annotated[Any, _depends(key.removeprefix("rooms_"), source)])
+        _parameter(key, Annotated[Any, depends(key.removeprefix("rooms_"), source)])
         for key, source in sources.items()
         if source is not None
     ]
@@ -100,8 +102,9 @@ def read_options(
         parameters.append(_parameter(JOIN, Annotated[Any, Depends(_collector(further))]))
     return Options(
         template=template,
+        template_fields=fields,
         parameters=tuple(parameters),
-        dependencies=(Depends(check_handshake), *(_depends("dependencies", source) for source in dependencies)),
+        dependencies=(Depends(check_handshake), *(depends("dependencies", source) for source in dependencies)),
         authorize_join=authorize_join,
     )
 
@@ -140,6 +143,7 @@ def make_plan(function: Callable[..., Any], options: Options) -> Plan:
         ours=frozenset(parameter.name for parameter in ours),
         manager=manager or MANAGER,
         websocket=websocket or WEBSOCKET,
+        room_values=frozenset(parameter.name for parameter in handed_on) & options.template_fields,
         options=options,
     )
 
@@ -198,15 +202,6 @@ def _is_manager(parameter: inspect.Parameter) -> bool:
 
 def _is_websocket(parameter: inspect.Parameter) -> bool:
     return inspect.isclass(parameter.annotation) and issubclass(parameter.annotation, WebSocket)
-
-
-def _depends(label: str, source: Source) -> params.Depends:
-    if isinstance(source, params.Depends):
-        return source
-    if callable(source):
-        dependency: params.Depends = Depends(source)
-        return dependency
-    raise ConfigurationError(f"{label} takes a dependency, not {source!r}: pass a function that FastAPI can call")
 
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:

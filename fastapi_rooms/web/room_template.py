@@ -11,8 +11,8 @@ from starlette.routing import compile_path
 from fastapi_rooms.domain.errors import ConfigurationError
 
 
-def check_template(template: str, path: str) -> None:
-    """Check that a template can be filled in with what a path has, and names nothing else.
+def check_template(template: str, path: str) -> frozenset[str]:
+    """Check that a template can be filled in with what a path has, and names nothing else; return what it names.
 
     Raises:
         ConfigurationError: It cannot, or does.
@@ -30,6 +30,7 @@ def check_template(template: str, path: str) -> None:
             f"the room template {template!r} names {', '.join(map(repr, sorted(unknown)))}, but the path has "
             f"{', '.join(map(repr, samples)) or 'no parameters'}: use these, or a dependency that returns a room"
         )
+    return frozenset(fields)
 
 
 def _samples(path: str) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from fastapi_rooms.domain.close_codes import CloseCode
+from fastapi_rooms.domain.errors import ConnectionEnded
 from fastapi_rooms.engine.admission.admission import AuthorizeJoin
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.sessions import sessions_of
@@ -16,7 +17,7 @@ from fastapi_rooms.web.identity import Identity
 from fastapi_rooms.web.outcome import close_and_wait, end_with_error, end_without_error
 
 
-async def serve(
+async def serve(  # noqa: C901 - one frame on purpose, see below
     websocket: WebSocket,
     manager: ConnectionManager,
     room: str | None,
@@ -64,8 +65,11 @@ async def serve(
                 raise
         except WebSocketDisconnect:
             pass  # the handler used the WebSocket itself and learned from it that the client is gone
+        except ConnectionEnded:
+            if connection.is_open:  # it was somebody else who has gone
+                raise
     except Exception as error:  # noqa: BLE001 - whatever a handler raises
-        await end_with_error(websocket, manager, connection, error)
+        await end_with_error(websocket, manager, connection, error, handler.end_said)
     except asyncio.CancelledError:
         # The server is stopping, or the handler awaited something that was cancelled.
         task = asyncio.current_task()
@@ -76,6 +80,6 @@ async def serve(
         await close_and_wait(websocket, manager, connection, CloseCode.INTERNAL_ERROR)
         raise
     else:
-        await end_without_error(websocket, manager, connection)
+        await end_without_error(websocket, manager, connection, handler.end_said)
     finally:
         manager.disconnect(connection)

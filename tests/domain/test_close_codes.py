@@ -82,7 +82,10 @@ def test_every_code_of_ours_can_be_sent_and_says_what_it_means():
     assert CloseCode(4401) is CloseCode.LOGIN_EXPIRED
 
 
-@pytest.mark.parametrize("code", [1001, 1005, 1006, 1011, 1012, 1013, 1014, 3000, 4000, 4401, 4408, 4499])
+@pytest.mark.parametrize(
+    "code",
+    [None, 0, -1, 1, 999, 1001, 1004, 1005, 1006, 1011, 1012, 1013, 1014, 3000, 4000, 4401, 4408, 4499, 5000, 65_535],
+)
 def test_a_client_may_come_back(code):
     assert may_reconnect(code)
 

@@ -16,16 +16,23 @@ class Owner:
     def __init__(self):
         self.asked = []
 
-    async def send_personal(self, *args):
-        self.asked.append(("send", *args))
-        return True
-
     async def close(self, *args):
         self.asked.append(("close", *args))
 
-    def _receive_messages(self, *args):
+    @property
+    def _sessions(self):
+        return self
+
+    async def send(self, *args):
+        self.asked.append(("send", *args))
+        return True
+
+    def messages(self, *args):
         self.asked.append(("messages", *args))
         return iter(())
+
+    def start_task(self, *args):
+        self.asked.append(("start_task", *args))
 
 
 @pytest.fixture

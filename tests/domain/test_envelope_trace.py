@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from domain.test_envelope import ONE, ORIGIN, envelopes, examples, ids, plain, raw, text
 from fastapi_rooms.domain.envelope import (
     EVERYBODY,
     MAX_FIELD_BYTES,
@@ -18,8 +19,6 @@ from fastapi_rooms.domain.envelope import (
     room_target,
 )
 from fastapi_rooms.domain.messages import Message
-
-from .test_envelope import ONE, ORIGIN, envelopes, examples, ids, plain, raw, text
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACED = TraceContext(PARENT, "rojo=00f067aa0ba902b7")

@@ -13,7 +13,9 @@ HOST = "chat.example.com"
 
 
 def allowed(origin, host=HOST, *, is_secure=True, origins=(), required=False):
-    return is_allowed(origin, host, is_secure=is_secure, allowed=check_allowed(origins), required=required)
+    """Ask about a handshake; an origin or a host that is None was not told, one that is a list in as many lines."""
+    told = [[] if one is None else [one] if isinstance(one, str) else one for one in (origin, host)]
+    return is_allowed(*told, is_secure=is_secure, allowed=check_allowed(origins), required=required)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +102,18 @@ def test_apps_in_a_shell_and_extensions_have_schemes_of_their_own(origin):
 
 def test_without_a_host_nobody_has_the_same():
     assert not allowed("https://chat.example.com", None)
+
+
+def test_of_several_lines_none_is_believed():
+    own = f"https://{HOST}"
+    for hosts in ([HOST, "evil.com"], ["evil.com", HOST], [HOST, HOST], ["", HOST]):
+        for origin in (own, "https://evil.com", None):
+            assert not allowed(origin, hosts)
+            assert not allowed(origin, hosts, origins=["*"]), "a client that is honest has one host"
+    for several in ([own, "https://evil.com"], ["https://evil.com", own], [own, own]):
+        assert not allowed(several)
+        assert not allowed(several, origins=[own, "https://evil.com"])
+    assert allowed(None, ""), "it has a host, which has no name"
 
 
 @pytest.mark.parametrize(

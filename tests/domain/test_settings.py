@@ -55,6 +55,7 @@ def test_the_defaults_are_the_safe_ones():
         "max_rooms_per_connection": 128,
         "max_connections": None,
         "max_connections_per_user": None,
+        "user_limit_policy": "refuse",
         "max_connections_per_address": None,
         "allowed_origins": (),
         "require_origin": False,

@@ -58,6 +58,9 @@ def test_who_is_here_and_what_waits():
     assert (stats.connections, stats.users, stats.rooms) == (3, 1, 2)
     assert (stats.queued_messages, stats.queued_bytes) == (3, 35)
     assert stats.is_draining
+    assert stats.closing == 0
+    closing = Stats.of(registry, Counters(), is_draining=True, backend=backend, closing=7)
+    assert (closing.connections, closing.closing) == (3, 7)
     assert stats.backend is backend
 
 
@@ -68,6 +71,7 @@ COUNTED = {
     "rate_limited_messages": lambda stats: stats.dropped["rate_limited"],
     "invalid_messages": lambda stats: stats.dropped["invalid"],
     "oversized_messages": lambda stats: stats.dropped["oversized"],
+    "unhandled_messages": lambda stats: stats.dropped["unhandled"],
     "slow_consumers": lambda stats: stats.closed["slow_consumer"],
     "aborted": lambda stats: stats.closed["stalled"],
     "full_inboxes": lambda stats: stats.closed["full_inbox"],
@@ -76,6 +80,7 @@ COUNTED = {
     "expired": lambda stats: stats.closed["expired"],
     "unreadable": lambda stats: stats.closed["invalid_data"],
     "outlived": lambda stats: stats.closed["lifetime"],
+    "replaced": lambda stats: stats.closed["replaced"],
     "restarted": lambda stats: stats.closed["restart"],
 }
 

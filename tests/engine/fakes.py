@@ -76,6 +76,7 @@ class FakeWire:
         self.aborts = 0
         self.held = 0  # bytes that the server holds
         self.gone = False
+        self.in_reach = True  # whether the socket can be ended
         self.error: Exception | None = None  # raised by whatever is tried next
         self.faults: list[str] = []  # mistakes of the outbox
         self._busy = False
@@ -123,10 +124,13 @@ class FakeWire:
             self.faults.append("a second close frame")
         self.closes.append(close)
 
-    def abort(self) -> bool:
-        self.aborts += 1
-        self.held = 0
-        return True
+    def can_abort(self) -> bool:
+        return self.in_reach
+
+    def abort(self) -> None:
+        if self.in_reach:
+            self.aborts += 1
+            self.held = 0
 
     def buffered(self) -> int:
         return self.held
@@ -213,7 +217,8 @@ class Desk:
         self.counters = Counters()
         self.ended: list[Outbox] = []
         self.stalled: list[Outbox] = []
-        self.flusher = Flusher(self.settings, self.on_stall)
+        self.left: list[Outbox] = []
+        self.flusher = Flusher(self.settings, self.on_stall, self.left.append)
 
     def on_stall(self, outbox: Outbox) -> None:
         self.stalled.append(outbox)

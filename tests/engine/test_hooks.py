@@ -162,7 +162,7 @@ async def test_a_slow_consumer_is_told_and_how_it_ended():
     peer, connection = await ended(diary, manager)
     peer.reads.clear()
     for _ in range(4):
-        await connection.send("x")
+        await manager.send_personal(connection, "x")
         await settled()
     assert diary.entries[-3:] == [("overflow",), ("left", "a"), ("disconnected", 1013, "slow consumer")]
     peer.reads.set()

@@ -10,7 +10,7 @@ import pytest
 
 from engine.fakes import Peer, connected, is_empty, run_clocked, texts, ticks, until
 from fastapi_rooms.domain.connection import Connection
-from fastapi_rooms.domain.errors import ConfigurationError, MessageError, NotConnectedError
+from fastapi_rooms.domain.errors import ConfigurationError, ConnectionEnded, MessageError, NotConnectedError
 from fastapi_rooms.domain.messages import Close, MessageType
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.admission.handshake_refused import HandshakeRefused
@@ -654,7 +654,9 @@ async def test_closing_sends_a_close_frame_behind_what_was_sent(manager):
     ]
     assert not connection.is_open
     assert is_empty(manager)
-    assert await connection.send("too late") is False
+    assert await manager.send_personal(connection, "too late") is False
+    with pytest.raises(ConnectionEnded):
+        await connection.send("too late")
 
 
 @pytest.mark.parametrize("form", [lambda c: c, lambda c: c.websocket, lambda c: c.connection_id])
@@ -718,7 +720,8 @@ async def test_a_close_can_be_sent_like_a_message(manager):
     assert await manager.broadcast_to_room("a", (4000, "bye"), MessageType.CLOSE, exclude=[ann, eve]) == 1
     assert bob_peer.close_codes == [4000]
     assert await ann.send(None, "close") is True
-    assert await ann.send(None, "close") is False
+    with pytest.raises(ConnectionEnded):
+        await ann.send(None, "close")
     assert await manager.send_to_user("eve", 4002, MessageType.CLOSE) == 1
     assert await manager.broadcast(None, MessageType.CLOSE) == 0
     assert (ann_peer.close_codes, eve_peer.close_codes) == ([1000], [4002])
@@ -763,6 +766,49 @@ def test_a_peer_that_takes_no_close_frame_is_aborted():
         assert peer.events == []
         assert asyncio.get_running_loop().time() <= 13
         assert manager.stats().closed["stalled"] == 1
+
+    run_clocked(main)
+
+
+@pytest.mark.parametrize(("closes", "code", "counted"), [(False, 1013, 1), (True, 4000, 0)])
+def test_a_peer_that_takes_nothing_and_cannot_be_aborted_gets_a_close_frame_when_it_can(closes, code, counted):
+    async def main():
+        manager = ConnectionManager(RoomsSettings(send_timeout=8))
+        peer = Peer()
+        peer.transport = None
+        connection = await manager.connect(peer.websocket, "a")
+        peer.reads.clear()
+        await manager.send_personal(connection, "hi")
+        await asyncio.sleep(0)
+        await manager.send_personal(connection, "there")
+        if closes:
+            await connection.close(4000)
+        asyncio.get_running_loop().call_later(14, peer.reads.set)
+        await connection.wait_until_closed()
+        assert asyncio.get_running_loop().time() == pytest.approx(14)
+        assert peer.close_codes == [code]
+        assert connection.close_code == code
+        assert peer.texts == [], "what it did not take is given up"
+        stats = manager.stats()
+        assert (stats.closed["slow_consumer"], stats.closed["stalled"], stats.dropped["lost"]) == (counted, 0, 2)
+        assert is_empty(manager)
+        await manager.stop()
+
+    run_clocked(main)
+
+
+def test_a_peer_that_took_no_close_frame_either_is_given_up(caplog):
+    async def main():
+        manager = ConnectionManager(RoomsSettings(send_timeout=8))
+        peer = Peer()
+        peer.transport = None
+        connection = await manager.connect(peer.websocket, "a")
+        peer.reads.clear()
+        await connection.send("hi")
+        await connection.wait_until_closed()
+        assert 16 <= asyncio.get_running_loop().time() <= 24
+        assert "does not take its close frame either" in caplog.text
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run_clocked(main)
 

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocketState
 from support import RawClient, live, until
 from websockets.exceptions import InvalidStatus
 
-from fastapi_rooms.engine.outbound.wire_choice import _PEELED, peel
+from fastapi_rooms.engine.outbound.wire_choice import _SENDS, peel
 from fastapi_rooms.web.outcome import _DEFAULTS, _STACKS
 
 
@@ -235,7 +235,7 @@ async def test_the_wrapper_that_fastapi_puts_around_send_can_be_peeled(depth):
     with live(app) as server:
         async with server.client("/sub" * depth + "/ws") as client:
             await client.closed()
-    assert set(kinds[:-1]) <= _PEELED, "send is wrapped in something that engine/outbound/wire_choice.py does not know"
+    assert set(kinds[:-1]) <= _SENDS, "send is wrapped in something that engine/outbound/wire_choice.py does not know"
     assert kinds[-1] == "WebSocketsSansIOProtocol"
 
 

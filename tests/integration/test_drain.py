@@ -12,9 +12,8 @@ import threading
 import time
 from pathlib import Path
 
-import httpx
 import pytest
-from support import DEADLINE, Client, RawClient, until
+from support import DEADLINE, Client, RawClient, http_client, until
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -57,7 +56,7 @@ async def drain(manager: ManagerDep) -> int:
 async def fill(message: Incoming[int], connection: ConnectionDep) -> None:
     "Send to a client that does not read until so many bytes wait for it, beside those that its kernel and ours hold."
     outbox = connection._outbox
-    while outbox._queued_bytes + outbox._wire.buffered() < message:
+    while outbox.size + outbox._wire.buffered() < message:
         await connection.send("x" * 65536)
         await asyncio.sleep(0)
     logging.getLogger("main").info("filled by %d", os.getpid())
@@ -116,7 +115,7 @@ class Uvicorn:
             yield Client(websocket)
 
     def http(self):
-        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=DEADLINE)
+        return http_client(f"http://127.0.0.1:{self.port}", timeout=DEADLINE)
 
     async def post(self, path, **params):
         async with self.http() as http:

@@ -226,7 +226,7 @@ async def test_stop_aborts_who_does_not_read_and_leaves_no_task(wire):
         (connection,) = manager.get_room_members("r")
 
         async def fill() -> None:
-            while not connection._outbox._is_writing or len(connection._outbox) < 3:
+            while not connection._outbox.is_writing or len(connection._outbox) < 3:
                 await connection.send("x" * (1 << 20))
                 await asyncio.sleep(0.001)
 

@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import pytest
-from support import DEADLINE, Client, until
+from support import DEADLINE, Client, http_client, until
 from websockets.asyncio.client import connect
 
 HERE = Path(__file__).parent
@@ -62,13 +61,13 @@ class Node:
             yield Client(websocket)
 
     async def post(self, path, **params):
-        async with httpx.AsyncClient(base_url=f"http://{self.address}") as http:
+        async with http_client(f"http://{self.address}") as http:
             answer = await http.post(path, params=params)
             assert answer.status_code == 200, answer.text
             return answer.json()
 
     async def health(self):
-        async with httpx.AsyncClient(base_url=f"http://{self.address}") as http:
+        async with http_client(f"http://{self.address}") as http:
             return (await http.get("/health")).json()
 
     async def ended(self):

@@ -21,8 +21,7 @@ from fastapi_rooms.domain.stats import Stats
 from fastapi_rooms.telemetry import reporter as reporting
 from fastapi_rooms.telemetry.catalogue import HISTOGRAMS, METRICS
 from fastapi_rooms.testing import LocalCluster
-
-from .conftest import meter_provider
+from telemetry.conftest import meter_provider
 
 FIRST = (("fastapi_rooms.manager", 0),)
 SECOND = (("fastapi_rooms.manager", 1),)
@@ -33,6 +32,7 @@ STATS = Stats(
     connections=1,
     users=2,
     rooms=3,
+    closing=12,
     queued_messages=4,
     queued_bytes=5,
     sent_messages=6,
@@ -56,6 +56,7 @@ def expected(stats):
         "connections": stats.connections,
         "users": stats.users,
         "rooms": stats.rooms,
+        "closing.connections": stats.closing,
         "queued.messages": stats.queued_messages,
         "queued.size": stats.queued_bytes,
         "sent.messages": stats.sent_messages,
@@ -118,8 +119,8 @@ def measure(manager):
 def test_nothing_in_the_stats_is_forgotten():
     told = [metric.read(STATS) for metric in METRICS]
     flat = {one for value in told for one in (value.values() if isinstance(value, dict) else [value])}
-    assert set(range(1, 12)) | {101, 102, 103, 104, 0.105} <= flat
-    assert len(fields(Stats)) == 12
+    assert set(range(1, 13)) | {101, 102, 103, 104, 0.105} <= flat
+    assert len(fields(Stats)) == 13
     assert len(fields(BackendStatus)) == 7  # `degraded_since` is told by `connected`
 
 

@@ -32,6 +32,9 @@ class FakeReader:
         if self._on_end is not None:
             self._on_end()
 
+    def give_up(self):
+        assert self._on_end is None
+
     @property
     def is_attended(self):
         return self._on_end is not None

@@ -197,6 +197,24 @@ async def test_two_origins_are_none(stage):
     assert counted(house.rooms.manager.stats().refused) == {Refusal.HTTP_ORIGIN: 3}
 
 
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+async def test_two_hosts_are_none(http, caplog):
+    house = House(allowed_origins=["https://app.example"])
+    origins = [f"http://{HOST}", "http://evil.example", "https://app.example", None]
+    with live(house.app, http=http) as server:
+        for origin in origins:
+            headers = [] if origin is None else [("Origin", origin)]
+            for hosts in ((HOST, "evil.example"), ("evil.example", HOST), (HOST, HOST)):
+                answer = await knock(server, "/route", ("Host", hosts[1]), *headers, host=hosts[0])
+                assert answer.status == (403 if http == "httptools" else 400), "h11 says it itself"
+        house.assert_nothing_ran()
+        assert (await knock(server, "/route", ("Origin", origins[0]))).status == 101
+    if http == "httptools":
+        assert house.refused == [Refusal.HTTP_ORIGIN] * 3 * len(origins)
+        [record] = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert f"for the host ['{HOST}', 'evil.example']" in record.getMessage()
+
+
 @pytest.mark.parametrize(
     ("host", "origin"),
     [

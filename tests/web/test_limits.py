@@ -13,6 +13,7 @@ from fastapi import WebSocket
 from house import PAIRS, PATHS, PING, RATE_LIMITED, house, read_to_close
 from stage import refused, smallest_app
 from support import RawClient, counted, frames, live, until
+from websockets.exceptions import InvalidStatus
 
 from fastapi_rooms import (
     BackendUnavailable,
@@ -198,6 +199,27 @@ async def test_a_user_with_too_many_devices_is_told_before_accept(stage):
             assert await third.receive() == "1"
 
 
+@PAIRS
+async def test_who_changes_networks_takes_the_place_of_the_old_connection(stage, wire, loop):
+    rooms = house(wire, max_connections_per_user=1, user_limit_policy="replace")
+    async with stage.plays(rooms) as server:
+        lost = RawClient(server, "/session?name=ann")  # nobody answers for it any more
+        await until(lambda: rooms.manager.active_connections == 1)
+        async with server.client("/handler?name=ann") as client, server.client("/handler?name=bob") as bob:
+            await client.send("x")
+            assert await client.receive() == "1"
+            assert len(rooms.manager.get_user_connections("ann")) == 1
+            async with server.client("/session?name=ann") as newest:
+                assert await client.closed() == (4509, "replaced by a newer connection")
+                await newest.send("xy")
+                assert await newest.receive() == "2"
+            await bob.send("x")
+            assert await bob.receive() == "1"
+        assert counted(rooms.manager.stats().closed) == {"replaced": 2}
+        assert counted(rooms.manager.stats().refused) == {}
+        lost.close()
+
+
 async def test_one_address_has_so_many_connections_whatever_it_says_of_itself():
     rooms = house(max_connections_per_address=1)
     with live(smallest_app(rooms), forwarded_allow_ips="192.0.2.1") as server:  # this client is no trusted proxy
@@ -210,7 +232,7 @@ async def test_one_address_has_so_many_connections_whatever_it_says_of_itself():
             ):
                 answer = await refused(server, "/handler", additional_headers=headers)
                 assert (answer.status_code, answer.headers["Retry-After"]) == (429, "5")
-        await until(lambda: rooms.manager.stats().connections == 0)
+        await until(lambda: rooms.manager.stats().connections == rooms.manager.stats().closing == 0)
         assert not rooms.manager._registry._addresses
 
 
@@ -245,6 +267,79 @@ async def test_a_crowd_that_comes_at_once_does_not_pass_together(stage):
         await until(lambda: sum(task.done() for task in crowd) == 9)
         leave.set()
         assert Counter(await asyncio.gather(*crowd)) == {503: 9, 101: 3}
+
+
+@pytest.mark.parametrize("limit", ["max_connections_per_user", "max_connections_per_address"])
+async def test_the_app_is_asked_about_no_more_of_a_crowd_than_may_come_in(stage, limit):
+    asked = Counter()
+    answer = asyncio.Event()
+
+    async def authorize(connection: Any, room: str) -> bool:
+        asked[room] += 1
+        await answer.wait()
+        return True
+
+    rooms = RoomsExtension(settings=RoomsSettings(**{limit: 5}), authorize_join=authorize)
+
+    @rooms.ws_route("/ws", room="a", user_id=lambda: "ann")
+    async def handler(message: Incoming[str]) -> str:
+        return message
+
+    async with stage.plays(rooms) as server:
+
+        async def come() -> int:
+            try:
+                async with server.client("/ws") as client:
+                    await client.send("x")
+                    await client.receive()
+                    return 101
+            except InvalidStatus as error:
+                return error.response.status_code
+
+        crowd = [asyncio.create_task(come()) for _ in range(60)]
+        await until(lambda: sum(task.done() for task in crowd) == 55, "who is one too many is told at once")
+        assert asked == {"a": 5}
+        await server.call(answer.set)
+        assert Counter(await asyncio.gather(*crowd)) == {429: 55, 101: 5}
+
+
+@PAIRS
+@pytest.mark.parametrize("limit", ["max_connections_per_address", "max_connections"])
+async def test_who_was_closed_holds_a_place_until_the_socket_has_left(stage, wire, loop, limit):
+    rooms = house(wire, **{limit: 5}, max_invalid_messages=1)
+    stats = rooms.manager.stats
+    async with stage.plays(rooms) as server, contextlib.AsyncExitStack() as held:
+        for number in range(1, 6):
+            raw = RawClient(server, "/handler" if number % 2 else "/session")
+            held.callback(raw.close)
+            raw.send_frame(2, b"no text")
+            await until(lambda number=number: stats().closing == number)
+        assert stats().connections == 0
+        for _ in range(10):
+            assert (await refused(server, "/handler")).status_code == (503 if limit == "max_connections" else 429)
+        raw.close()
+        await until(lambda: stats().closing < 5)
+        async with server.client("/handler") as client:
+            await client.send("x")
+            assert await client.receive() == "1"
+            assert (await refused(server, "/handler")).status_code in (429, 503)
+    assert rooms.manager.stats().closed["invalid_data"] == 5
+
+
+@pytest.mark.parametrize("wire", ["auto", "asgi"])
+@pytest.mark.parametrize("options", [{}, {"ws": "wsproto"}], ids=str)
+async def test_who_hangs_up_and_comes_back_at_once_finds_a_place(wire, options):
+    rooms = house(wire, max_connections_per_address=1, max_connections=1, max_invalid_messages=1)
+    with live(smallest_app(rooms), **options) as server:
+        for number in range(10):
+            async with server.client("/handler") as client:
+                await client.send("x")
+                assert await client.receive() == "1"
+                if number % 2:  # closed by us, in place of the client
+                    await client.send(b"bytes")
+                    assert (await client.closed())[0] == 1007
+            await until(lambda: not rooms.manager.stats().connections)
+    assert not counted(rooms.manager.stats().refused)
 
 
 # Time

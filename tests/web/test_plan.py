@@ -1,10 +1,12 @@
 """The plan of a route, made without an app: what FastAPI fills, what we fill, and which room."""
 
+import functools
 import inspect
+import sys
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, WebSocket
+from fastapi import Depends, Security, WebSocket
 from pydantic import BaseModel, Field
 
 from fastapi_rooms import ConfigurationError, Connection, ConnectionDep, Identity, Incoming, ManagerDep, get_manager
@@ -201,3 +203,98 @@ def test_a_plan_registers_nothing_and_calls_nothing():
     plan = plan_of(user_id=who, room=where)
     assert plan.function is chat
     assert not hasattr(chat, "__signature__")
+
+
+# Sources: what is passed in as a dependency
+
+
+def current_user() -> str:
+    return "ann"
+
+
+class Callers:
+    def __call__(self, token: str) -> str:
+        return token
+
+
+User = Annotated[str, Depends(current_user)]
+WITH_ALIASES = ["user_id", "room", "metadata"]
+
+
+@pytest.mark.parametrize("option", WITH_ALIASES)
+@pytest.mark.parametrize(
+    "source",
+    [
+        User,
+        Annotated[str, "a note", Depends(current_user), "another"],
+        Annotated[User, "nested"],
+        Annotated[str, Depends(int), Depends(current_user)],
+        Annotated[str, Security(current_user, scopes=["all"])],
+        Depends(User),
+        Depends(current_user),
+        current_user,
+    ],
+)
+def test_an_alias_stands_for_the_dependency_in_it(option, source):
+    options = read_options("/ws", **{option: source})
+    parameter = next(p for p in options.parameters if p.name == f"rooms_{option}")
+    assert parameter.annotation.__metadata__[-1].dependency is current_user
+
+
+def test_what_is_solved_first_may_be_an_alias_too():
+    [_, first, second] = read_options("/ws", dependencies=[User, Annotated[Callers, Depends()]]).dependencies
+    assert (first.dependency, second.dependency) == (current_user, Callers)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python 3.12 brings the statement")
+def test_a_type_statement_is_an_alias_too():
+    space = {"Annotated": Annotated, "Depends": Depends, "current_user": current_user}
+    exec("type Name = Annotated[str, Depends(current_user)]", space)
+    parameter = read_options("/ws", user_id=space["Name"]).parameters[-1]
+    assert parameter.annotation.__metadata__[-1].dependency is current_user
+
+
+def unwrapped(function):
+    def wrapper(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (Annotated[str, "no dependency"], "holds none: write user_id=function"),
+        (list[str], "takes a dependency, not"),
+        (Depends(list[str]), "takes a dependency, not"),
+        (Depends(), "takes a dependency, not None"),
+        (Annotated[list[str], Depends()], "takes a dependency, not"),
+        ("ann", "takes a dependency, not 'ann'"),
+        (unwrapped(current_user), r"FastAPI would fill \*args from the query.*functools\.wraps"),
+        (lambda **values: "ann", r"FastAPI would fill \*\*values from the query"),
+    ],
+)
+def test_what_holds_no_dependency_is_refused(source, said):
+    with pytest.raises(ConfigurationError, match=said):
+        read_options("/ws", user_id=source)
+
+
+@pytest.mark.parametrize("source", [Callers(), Callers, functools.wraps(current_user)(unwrapped(current_user)), dict])
+def test_what_fastapi_can_call_is_taken(source):
+    assert read_options("/ws", user_id=source).parameters[-1].annotation.__metadata__[-1].dependency is source
+
+
+def test_an_alias_cannot_be_asked_about_joins():
+    with pytest.raises(ConfigurationError, match="authorize_join takes a function"):
+        read_options("/ws", authorize_join=User)
+
+
+# Rooms of a template
+
+
+def test_a_room_is_called_by_what_the_handler_is_given():
+    async def handler(number: int, other: str) -> None: ...
+
+    options = read_options("/{number}/{name}", room="room:{number}:{name}")
+    assert make_plan(handler, options).room_values == {"number"}
+    assert make_plan(handler, read_options("/{number}")).room_values == frozenset()

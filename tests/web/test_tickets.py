@@ -1,6 +1,7 @@
 """One-time tickets on a real server: who is let in with one, and everybody who is not."""
 
 import asyncio
+import json
 import logging
 import secrets
 from contextlib import asynccontextmanager
@@ -177,6 +178,35 @@ async def test_who_asks_without_a_page_may_come_without_one_or_from_a_page_of_th
                 ticket = await ticket_for(server, origin=None, method=method)
                 assert await comes_in(server, ticket, origin) == "ann said hello"
         assert (await is_refused(server, await ticket_for(server, origin=None)))[0] == 401
+
+
+async def test_who_asks_with_two_hosts_gets_a_ticket_for_no_page(site):
+    with live(site.app) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        own = f"127.0.0.1:{server.port}"
+        lines = [
+            "GET /ticket HTTP/1.1",
+            f"Host: {own}",
+            "Host: evil.example",
+            "x-user: ann",
+            "Connection: close",
+            "",
+            "",
+        ]
+        writer.write("\r\n".join(lines).encode())
+        async with asyncio.timeout(10):
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        assert b" 200 " in head.splitlines()[0]
+        assert (await is_refused(server, json.loads(body), f"http://{own}"))[0] == 401, "the first was not believed"
+
+
+async def test_who_comes_from_two_pages_comes_from_none(site):
+    """uvicorn's default protocol refuses two origins itself."""
+    with live(site.app, ws="wsproto") as server:
+        ticket = await ticket_for(server)
+        answer = await refused(server, door(ticket), origin=PAGE, additional_headers={"Origin": "http://evil.example"})
+        assert answer.status_code == 401
 
 
 @pytest.mark.parametrize("origin", ["null", "file://", "https://chat.example/page"])
@@ -373,10 +403,12 @@ async def test_who_was_closed_at_a_time_that_nobody_can_read_is_refused(shared_b
     async with two_servers(*[shared_broker.url] * 2) as (here, there, prefix):
         ticket = await ticket_for(here)
         await log_out(here)
+        later = await ticket_for(here)
         (key,) = [key for key in shared_broker.call("KEYS", f"{prefix}*") if "closed" in key]
         shared_broker.call("SET", key, "x")
-        assert (await is_refused(there, ticket))[0] == 401
-    assert "a ticket was refused, since what is kept" in caplog.text
+        for one in (ticket, later):
+            assert (await is_refused(there, one))[0] == 401
+    assert caplog.text.count("a ticket was refused, since what is kept") == 1, "once a minute"
 
 
 async def test_why_tickets_are_out_of_reach_is_logged_once_a_minute(broker, caplog):

@@ -4,7 +4,9 @@ import re
 
 import pytest
 from stage import EXAMPLE
-from type_checker import check_types
+from type_checker import SECONDS, check_types
+
+pytestmark = pytest.mark.timeout(SECONDS)
 
 AUTHENTICATED_USER = """\
 from fastapi import WebSocket

@@ -18,6 +18,7 @@ from fastapi_rooms import (
     ConfigurationError,
     Connection,
     ConnectionDep,
+    ConnectionEnded,
     ConnectionManager,
     Incoming,
     ManagerDep,
@@ -567,7 +568,9 @@ async def test_code_after_a_yield_runs_once_and_after_the_close(rooms, stage, wi
         yield
         await closed["event"].wait()  # set once the client has seen the close frame
         after.append((connection.is_open, connection.user_id, sorted(connection.rooms)))
-        after.append(await connection.send("too late"))
+        with pytest.raises(ConnectionEnded):
+            await connection.send("too late")
+        after.append("refused")
 
     @rooms.ws_route("/ws", room="hall", user_id=sync_user)
     async def session(nothing: Annotated[None, Depends(resource)], connection: ConnectionDep) -> None:
@@ -580,7 +583,7 @@ async def test_code_after_a_yield_runs_once_and_after_the_close(rooms, stage, wi
         assert rooms.manager.active_connections == 0
         await server.call(closed["event"].set)
         await until(lambda: len(after) == 2)
-        assert after == [(False, "alice", ["hall"]), False]
+        assert after == [(False, "alice", ["hall"]), "refused"]
 
 
 async def test_in_an_http_route_current_connection_says_what_is_wrong(rooms, stage, tracebacks):

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import logging
 from typing import Any
 
 import pytest
@@ -12,7 +13,16 @@ from stage import smallest_app
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from support import until
 
-from fastapi_rooms import ConnectionDep, Incoming, ManagerDep, MessageError, RoomsExtension, RoomsSettings, ws_route
+from fastapi_rooms import (
+    ConnectionDep,
+    Incoming,
+    ManagerDep,
+    MessageError,
+    RefusedError,
+    RoomsExtension,
+    RoomsSettings,
+    ws_route,
+)
 
 
 class AppError(Exception):
@@ -297,6 +307,45 @@ async def test_a_code_that_may_not_be_sent_becomes_1011_and_is_reported(rooms, s
     assert f"{code} is no close code that may be sent" in caplog.text
 
 
+@pytest.mark.parametrize("error", [HTTPException(403, "no"), WebSocketException(1006)])
+async def test_no_client_fills_the_log_with_how_it_ends_or_forges_a_line_of_it(rooms, stage, wire, caplog, error):
+    @rooms.ws_route("/rooms/{name}")  # which takes line breaks, unlike {name:path}
+    async def handler(name: str, message: Incoming[str]) -> None:
+        raise error
+
+    forged = "%0d%0aERROR:%20all%20is%20lost%1b[2J%e2%80%a8%e2%80%ae"  # line breaks, an escape, a turn of direction
+    async with stage.plays(rooms) as server:
+        for number in range(5):
+            async with server.client(f"/rooms/{forged}{number}{'x' * 1_000}") as client:
+                await client.send("go")
+                assert (await client.closed())[0] == 1011
+    [record] = [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    assert record.name == "fastapi_rooms"
+    said = record.getMessage()
+    assert said.isprintable()
+    assert said.endswith("(said once a minute)")
+    assert len(said) < 400
+    if isinstance(error, HTTPException):
+        assert said.startswith(
+            r"HTTPException 403 was raised after accept on '/rooms/\r\nERROR: all is lost\x1b[2J\u2028\u202e0x"
+        )
+
+
+async def test_a_refusal_with_the_clients_own_words_is_logged_in_one_line(rooms, stage, wire, caplog):
+    caplog.set_level(logging.DEBUG, "fastapi_rooms")
+
+    @rooms.ws_route("/ws")
+    async def handler(message: Incoming[str]) -> None:
+        raise RefusedError(f"there is no {message}")
+
+    async with stage.plays(rooms) as server, server.client("/ws") as client:
+        await client.send("cake\nERROR: all is lost" + "x" * 1_000)
+        assert (await client.receive_json())["code"] == "refused"
+    [said] = [record.getMessage() for record in caplog.records if "was refused" in record.getMessage()]
+    assert said.isprintable()
+    assert len(said) < 400
+
+
 async def test_a_validation_error_of_fastapi_after_accept_is_1011_and_reported_once(rooms, stage, wire, caplog):
     async with stage.plays(app_that_raises(rooms, RequestValidationError([]))) as server:
         assert (await how_it_ends(server, "/handler"))[0] == 1011
@@ -563,7 +612,8 @@ async def test_within_the_grace_time_a_handler_may_finish_its_work(stage, wire, 
         gate["event"] = asyncio.Event()
         await connection.send("busy")
         await gate["event"].wait()
-        facts.append((connection.is_open, await connection.send("anybody?"), manager.get_room_members("hall")))
+        is_sent = await manager.send_personal(connection, "anybody?")
+        facts.append((connection.is_open, is_sent, manager.get_room_members("hall")))
         return "nobody takes this"
 
     async with stage.plays(rooms) as server, server.client("/ws") as client:

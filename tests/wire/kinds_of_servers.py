@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import support
+from support import DEADLINE, LiveServer
 from uvicorn.protocols.websockets import websockets_sansio_impl
 from wire_app import Stage
 
@@ -73,7 +73,7 @@ async def burst(stage: Stage) -> None:
         await stage.manager.broadcast(bytes(512 * 1024))
 
 
-async def talk(stage: Stage, server: support.LiveServer) -> list[Any]:
+async def talk(stage: Stage, server: LiveServer) -> list[Any]:
     """Let three clients come one after the other; return what they heard and how they ended."""
     heard: list[Any] = []
     for _ in range(3):
@@ -93,9 +93,9 @@ async def talk(stage: Stage, server: support.LiveServer) -> list[Any]:
 async def outcome(kind: Any, lines: list[tuple[str, str]]) -> dict[str, Any]:
     before = len(lines)
     stage = Stage(send_timeout=1)
-    server = support.LiveServer(stage.app, ws=kind, lifespan="off").start()
+    server = LiveServer(stage.app, ws=kind, lifespan="off").start()
     try:
-        async with asyncio.timeout(support.DEADLINE):
+        async with asyncio.timeout(DEADLINE):
             heard = await talk(stage, server)
     except Exception as error:  # noqa: BLE001 - whatever it is, the test shows it
         heard = [repr(error)]

@@ -215,7 +215,7 @@ class Mix:
         elif what == "app":
             await self.server.call(self._send, size)
         elif what == "tick":
-            await self.server.call(ticks)
+            await self.server.call(flushed)
         else:
             await self.server.call(self._broadcast, what, size)
 

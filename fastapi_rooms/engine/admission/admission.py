@@ -10,17 +10,16 @@ from typing import Literal, NoReturn
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocket
 
-from fastapi_rooms.domain.address import address_key
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.errors import ConfigurationError, InvalidName, JoinRefused, RefusedError, TooManyRooms
 from fastapi_rooms.domain.http_origin import check_allowed, is_allowed
 from fastapi_rooms.domain.names import check_name
 from fastapi_rooms.domain.refusal import Refusal
-from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.admission.handshake_refused import refuse
+from fastapi_rooms.engine.admission.places import Places
 from fastapi_rooms.engine.admission.questions import check_answers, check_takes_two
 from fastapi_rooms.engine.hooks import Announcer, Hooks, Refused
 
@@ -53,7 +52,7 @@ class Admission:
     Args:
         settings: The limits.
         counters: Where refusals are counted.
-        registry: Who is here already.
+        places: How many may be here, and who is.
         hooks: What the app wants to be told.
         announcer: Who tells it.
         authorize_join: The app's word on joins, where a connection has none of its own.
@@ -65,7 +64,7 @@ class Admission:
         self,
         settings: RoomsSettings,
         counters: Counters,
-        registry: Registry,
+        places: Places,
         hooks: Hooks,
         announcer: Announcer,
         authorize_join: AuthorizeJoin | None,
@@ -74,7 +73,8 @@ class Admission:
     ) -> None:
         self._settings = settings
         self._counters = counters
-        self._registry = registry
+        self._places = places
+        self._registry = places.registry
         self._hooks = hooks
         self._announcer = announcer
         if authorize_join is not None:
@@ -94,6 +94,7 @@ class Admission:
         self._origins_said = Seldom()
         self._limiter_said = Seldom()
         self._join_said = Seldom()
+        self._names_said = Seldom()
         # About whom the app is asked before they connect. The event, if somebody waits for it, is set afterwards.
         self._asking: dict[Connection, asyncio.Event | None] = {}
 
@@ -110,11 +111,11 @@ class Admission:
         self._check_drain(websocket)
         headers = websocket.headers
         origins = headers.getlist("origin")
-        host = headers.get("host")
+        hosts = headers.getlist("host")
         is_secure = websocket.scope.get("scheme", "ws") in ("wss", "https")
         if not is_allowed(
-            origins[0] if len(origins) == 1 else "" if origins else None,
-            host,
+            origins,
+            hosts,
             is_secure=is_secure,
             allowed=self._allowed_origins,
             required=self._settings.require_origin,
@@ -125,7 +126,7 @@ class Admission:
                     "RoomsSettings(allowed_origins=[...]); behind a proxy, have the server trust its headers (said "
                     "once a minute)",
                     origins,
-                    host,
+                    hosts,
                     "TLS" if is_secure else "plain HTTP",
                 )
             self._refuse(websocket, Refusal.HTTP_ORIGIN)
@@ -172,7 +173,8 @@ class Admission:
             if room is not None:
                 check_name("room", room)
         except InvalidName as error:
-            logger.info("%s: refused", error)
+            if self._names_said.is_due(asyncio.get_running_loop().time()):
+                logger.info("%s: refused (said once a minute)", error)
             self._refuse(websocket, Refusal.INVALID_NAME)  # and the name is not passed on
         if connection.expires_at is not None and connection.expires_at <= datetime.now(UTC):
             self._refuse(websocket, Refusal.EXPIRED, user_id=connection.user_id)
@@ -180,7 +182,8 @@ class Admission:
             return
         self._asking[connection] = None
         try:
-            await self._ask_to_connect(connection, room)
+            with self._places.kept_for(connection):
+                await self._ask_to_connect(connection, room)
         finally:
             asked = self._asking.pop(connection)
             if asked is not None:
@@ -205,22 +208,14 @@ class Admission:
             HandshakeRefused: It is refused.
             WebSocketException: It is refused, but the app has accepted it.
         """
-        settings, registry = self._settings, self._registry
-        websocket, user_id = connection.websocket, connection.user_id
-        if (
-            settings.max_connections is not None
-            and len(registry) + self._others_asked(connection) >= settings.max_connections
-        ):
-            self._refuse(websocket, Refusal.MAX_CONNECTIONS, user_id=user_id, retry_after=RETRY_SECONDS)
-        of_user = settings.max_connections_per_user
-        if of_user is not None and user_id is not None and len(registry.of_user(user_id)) >= of_user:
-            self._refuse(websocket, Refusal.MAX_CONNECTIONS_PER_USER, user_id=user_id, retry_after=RETRY_SECONDS)
-        if settings.max_connections_per_address is None or websocket.client is None:
-            return None
-        address = address_key(websocket.client.host)
-        if registry.from_address(address) >= settings.max_connections_per_address:
-            self._refuse(websocket, Refusal.MAX_CONNECTIONS_PER_ADDRESS, user_id=user_id, retry_after=RETRY_SECONDS)
-        return address
+        lacking = self._places.lacking(connection)
+        if lacking is not None:
+            self._refuse(connection.websocket, lacking, user_id=connection.user_id, retry_after=RETRY_SECONDS)
+        return self._places.address_of(connection)
+
+    def giving_way(self, connection: Connection) -> list[Connection]:
+        """Return which others of its user have to be closed when a connection is registered, the oldest first."""
+        return self._places.giving_way(connection)
 
     def refuse_stopped(self, connection: Connection) -> NoReturn:
         """Refuse who was let in and comes to the end of the handshake when the node has been stopped.
@@ -274,10 +269,6 @@ class Admission:
                 f"the connection is in {limit} rooms: leave one first, or raise "
                 "RoomsSettings(max_rooms_per_connection=...)"
             )
-
-    def _others_asked(self, connection: Connection) -> int:
-        """Return about how many others the app is being asked: most of them will come in."""
-        return len(self._asking) - (connection in self._asking)
 
     def _check_drain(self, websocket: WebSocket) -> None:
         left = self._drains_for()

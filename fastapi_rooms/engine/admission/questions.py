@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
+from typing import get_origin
 
 from fastapi_rooms.domain.errors import ConfigurationError
 
@@ -17,7 +18,7 @@ def check_answers(function: object, name: str) -> None:
     Raises:
         ConfigurationError: It does not, or is no function.
     """
-    if not callable(function):
+    if not callable(function) or get_origin(function) is not None:  # an alias can be called, and answers nothing
         raise ConfigurationError(f"{name} takes a function, not {function!r}")
     while isinstance(function, partial):
         function = function.func

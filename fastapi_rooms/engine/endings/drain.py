@@ -147,7 +147,9 @@ class Drain:
         began = clock()
         self._refuse(seconds)  # from now on nobody comes
         there_were = len(self._registry)
-        logger.info("draining: %d connections, within %g s", there_were, seconds)
+        closing = max(0, self._flusher.sockets - there_were)
+        more = f" and {closing} sockets that were closed before" if closing else ""
+        logger.info("draining: %d connections%s, within %g s", there_were, more, seconds)
         size = max(MIN_BATCH, math.ceil(there_were / max(1, int(seconds * SPREAD / BATCH_SECONDS))))
         is_late = False
         while len(self._registry) and not is_late:  # who is left after the last batch could not be closed
@@ -161,9 +163,10 @@ class Drain:
         if await self._flusher.wait_until_written(deadline - clock()):
             await self._flusher.wait_until_left(min(ANSWER_SECONDS, deadline - clock()))
         aborted = self._flusher.abort_rest()
-        self._counters.aborted += aborted
         took = clock() - began
         logger.info("drained: %d connections closed, %d of them aborted, in %.1f s", there_were, aborted, took)
+        if stuck := self._flusher.count_unwritten():
+            logger.warning("%d connections take nothing and cannot be aborted: the server may wait for them", stuck)
 
 
 def _first(everybody: Iterable[Outbox], size: int) -> list[Outbox]:

@@ -56,14 +56,19 @@ class Inbox:
             self._producer = asyncio.get_running_loop().create_future()
             await self._producer
 
-    def end(self, *, discard: bool = False) -> None:
-        """Let nothing more in; what is queued can still be taken unless it is discarded. Idempotent."""
+    def end(self) -> None:
+        """Let nothing more in; what is queued can still be taken. Idempotent."""
         self.has_ended = True
-        if discard:
-            self._queue.clear()
-            self._queued_bytes = 0
         _wake(self._consumer)
         _wake(self._producer)
+
+    def give_up(self) -> int:
+        """End, and drop what is queued; return how many messages that was."""
+        count = len(self._queue)
+        self._queue.clear()
+        self._queued_bytes = 0
+        self.end()
+        return count
 
 
 def _wake(waiting: asyncio.Future[None] | None) -> None:

@@ -9,121 +9,112 @@ not come back within the tick in which it got a message, a task takes over and r
 
 import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextvars import Context
+from enum import Enum
 from time import monotonic
-from typing import Any, Literal
+from typing import Any
 
 from starlette.websockets import WebSocketState
 
 from fastapi_rooms.domain.close_codes import ABNORMAL, CloseCode
 from fastapi_rooms.domain.connection import Connection, Owner
-from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.error_code import ErrorCode
 from fastapi_rooms.domain.incoming import error_message
-from fastapi_rooms.domain.rate import Rate
-from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.domain.messages import MessageType
+from fastapi_rooms.domain.rate import Allowance
 from fastapi_rooms.engine.inbound.inbox import Inbox, Payload
+from fastapi_rooms.engine.inbound.readers import Readers
 
 logger = logging.getLogger("fastapi_rooms")
 
 
 MAX_DROPPED = 100
 """How many messages above the rate a client may send in a row before it is closed."""
-PAUSE_SECONDS = 1.0
-"""After how long without a dropped message the next one begins a row anew."""
 
 NO_CODE = 1005
 """In place of a close code when the close frame had none (RFC 6455 section 7.1.5)."""
 
-AskLimiter = Callable[[Connection, Literal["message"]], Awaitable[bool]]
+
+class State(Enum):
+    """How far a reader has come. It only ever moves down this list, and may leave ENDED out."""
+
+    READING = "reading"
+    """More may come."""
+    ENDED = "ended"
+    """The client is gone: nothing more will come, and what came is still handled."""
+    GIVEN_UP = "given up"
+    """This node has ended the connection: what came is not handled any more either."""
 
 
-class Readers:
-    """What the readers of one node share; and those whose handlers got a message in this tick.
+class Waiting(Enum):
+    """Who waits for the next message."""
 
-    Those that are still busy at its end get a task that reads on.
+    NOBODY = "nobody"
+    """The handler is at work, or there is none."""
+    INBOX = "inbox"
+    """A handler, which gets it from the inbox: a task reads."""
+    INLINE = "inline"
+    """A handler, which receives by itself: no task reads."""
 
-    Args:
-        settings: Limits.
-        counters: Where is counted what was received and what was dropped.
-        limiter: Whether the app lets a connection send another message; None: it has no word in it.
-    """
 
-    def __init__(self, settings: RoomsSettings, counters: Counters, limiter: AskLimiter | None) -> None:
-        self.settings = settings
-        self.counters = counters
-        self.limiter = limiter
-        self.max_bytes: float = math.inf if settings.max_message_bytes is None else settings.max_message_bytes
-        per_second = settings.messages_per_second
-        self.rate = None if per_second is None else Rate(per_second, settings.messages_burst)
-        self.expects_pongs = settings.heartbeat_interval is not None  # which are no business of the handlers
-        self.tasks: set[asyncio.Task[None]] = set()
-        self._context = Context()  # an empty one: a reader outlives the message that happened to come first
-        self._readers: list[Reader] = []
-        self._loop: asyncio.AbstractEventLoop | None = None  # where the end-of-tick call is due; None: not due
-
-    def add(self, reader: "Reader") -> None:
-        """Look at a reader at the end of this tick."""
-        loop = asyncio.get_running_loop()
-        if self._loop is loop:
-            self._readers.append(reader)
-        else:
-            self._readers = [reader]  # those of a loop that has ended are not read for any more
-            self._loop = loop
-            loop.call_soon(self._take_over, context=self._context)
-
-    def _take_over(self) -> None:
-        self._loop = None
-        readers, self._readers = self._readers, []
-        for reader in readers:
-            reader.start()
+# Looked up once: on Python 3.11 each look into an Enum is a call, and these are looked at for every message.
+READING, _ENDED, _GIVEN_UP = State
+NOBODY, _INBOX, _INLINE = Waiting
 
 
 class Reader:
     """Takes what the client sends, into the inbox or straight to the handler, and tells when the client is gone."""
 
     __slots__ = (
+        "_allowance",
         "_connection",
-        "_dropped",
-        "_dropped_at",
-        "_full_at",
         "_inbox",
         "_on_end",
-        "_owed",
         "_owner",
-        "_readers",
-        "has_ended",
-        "has_given_up",
-        "is_awaited",
-        "is_inline",
+        "_shared",
         "received",
+        "state",
         "task",
+        "waiting",
     )
 
     def __init__(self, connection: Connection, owner: Owner, readers: Readers) -> None:
-        self.has_ended = False  # nothing more will come
-        self.has_given_up = False  # nor is what came handled any more: this node has ended the connection, by `end`
-        self.is_awaited = False  # somebody waits for the next message; written by `Received`
-        self.is_inline = False  # that somebody receives by itself; written by `Received`
+        self.state = READING
+        self.waiting = NOBODY
         self.task: asyncio.Task[None] | None = None  # set by `start`; None: whoever waits reads inline
         self.received = 0  # messages, with those that were dropped: whoever sends too much is not silent
         self._connection = connection
         self._owner = owner
-        self._readers = readers
+        self._shared = readers
         self._on_end: Callable[[], object] | None = None  # set by `call_at_end`
         self._inbox: Inbox | None = None  # made when a task reads: who reads inline has nothing that waits
-        self._full_at = Rate.FULL  # when its bucket of tokens will be full
-        self._owed = 0.0  # messages that it may send above the rate: it was kept from sending them, see `_credit`
-        self._dropped = 0  # messages above the rate, in a row
-        self._dropped_at = -math.inf  # when the last of them came
+        self._allowance: Allowance | None = None  # made with the first message, if there is a rate, or dropped one
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.state is not READING
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether what came is not handled any more either."""
+        return self.state is _GIVEN_UP
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for the next message."""
+        return self.waiting is not NOBODY
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether that somebody receives by itself."""
+        return self.waiting is _INLINE
 
     @property
     def inbox(self) -> Inbox:
         """What was read and not taken yet."""
         if self._inbox is None:
-            self._inbox = Inbox(self._readers.settings)
+            self._inbox = Inbox(self._shared.settings)
             if self.has_ended:
                 self._inbox.end()
         return self._inbox
@@ -147,29 +138,54 @@ class Reader:
         """Read in a task from now on, unless a task or a waiting handler reads already, or nothing will come."""
         if self.task is None and not self.is_inline and not self.has_ended:
             self.task = asyncio.get_running_loop().create_task(self._read(), name="fastapi_rooms reader")
-            self._readers.tasks.add(self.task)
-            self.task.add_done_callback(self._readers.tasks.discard)
+            self._shared.tasks.add(self.task)
+            self.task.add_done_callback(self._shared.tasks.discard)
+
+    def wait_by_inbox(self) -> None:
+        """Take note that somebody waits for the next message, whoever reads it."""
+        self.waiting = _INBOX
+
+    def wait_no_more(self) -> None:
+        """Take note that nobody waits: a message is handed over, or the wait is over."""
+        self.waiting = NOBODY
 
     def call_at_end(self, callback: Callable[[], object] | None) -> None:
-        """Call back when the client is gone or was closed, at once if that has happened; None: nobody."""
+        """Call back when the client is gone or was closed, at once if that has happened; None: nobody.
+
+        And again for each message that is still taken afterwards.
+        """
         self._on_end = callback
         if callback is not None and self.has_ended:
             callback()
 
     def end(self) -> None:
         """Take no more messages, and give the queued ones up: this node has ended the connection."""
-        self._end(discard=True)
+        if self.state is READING:
+            self._end(_GIVEN_UP)
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Count what came and is not handled any more: its handler has ended, or is to."""
+        if self._inbox is not None and (count := self._inbox.give_up()):
+            self._shared.counters.unhandled_messages += count
+            logger.info("%r has ended with %d messages that its handler had not taken", self._connection, count)
+
+    def note_taken(self) -> None:
+        """Take note that a message was taken from the inbox: who sent it and went has its handler for a while more."""
+        if self.state is _ENDED and self._on_end is not None:
+            self._on_end()
 
     def stop(self) -> None:
         """Stop reading; does nothing from within the reader, which is at its end then."""
         if self.task is not None and self.task is not asyncio.current_task():
             self.task.cancel()
 
-    def receive(self) -> Awaitable[MutableMapping[str, Any]]:
-        """Receive the next ASGI event: of Starlette's `receive`, just what is left once a socket is accepted.
+    def receive_inline(self) -> Awaitable[MutableMapping[str, Any]]:
+        """Receive the next ASGI event, for who waits for it by itself; `take` or `fail` follows.
 
-        Its frame would cost time in every message, and memory in every connection that waits.
+        Of Starlette's `receive` this is just what is left once a socket is accepted: see `Received` for why.
         """
+        self.waiting = _INLINE
         return self._connection.websocket._receive()
 
     def take(self, event: MutableMapping[str, Any]) -> Payload | None:
@@ -178,9 +194,10 @@ class Reader:
         From the end of this tick on, a task reads in its place if it has not come back.
         """
         payload = _payload(event)
-        if payload is None or self.has_ended or _size(payload) > self._readers.max_bytes or not self._count():
+        self.waiting = _INBOX  # it holds on to what it received
+        if payload is None or self.state is not READING or _size(payload) > self._shared.max_bytes or not self._count():
             return None
-        self._readers.add(self)
+        self._shared.add(self)
         return payload
 
     def put_back(self, payload: Payload) -> None:
@@ -196,7 +213,7 @@ class Reader:
         """
         payload = None if self.has_ended else _payload(event)
         if payload is not None:
-            if _size(payload) > self._readers.max_bytes:
+            if _size(payload) > self._shared.max_bytes:
                 await self._refuse_size()
             elif await self.drop():
                 return True
@@ -205,24 +222,26 @@ class Reader:
 
     async def drop(self) -> bool:
         """Drop a message above the rate, and say so once; return whether to go on."""
-        self._readers.counters.rate_limited_messages += 1
-        now = monotonic()
-        is_first = now - self._dropped_at > PAUSE_SECONDS
-        self._dropped_at = now
-        self._dropped = 1 if is_first else self._dropped + 1
+        self._shared.counters.rate_limited_messages += 1
+        dropped = self._allowed().drop(monotonic())
         await asyncio.sleep(0)  # a server may have many of them ready: the others get their turn
-        if is_first:
+        if dropped == 1:
             await self._owner.send_personal(self._connection, error_message(ErrorCode.RATE_LIMITED))
-        elif self._dropped >= MAX_DROPPED:
+        elif dropped >= MAX_DROPPED:
             if self._connection.is_open:
-                self._readers.counters.flooders += 1
+                self._shared.counters.flooders += 1
                 logger.info("%r did not slow down: closed with 1008", self._connection)
             await self._owner.close(self._connection, CloseCode.POLICY_VIOLATION, "too many messages")
             return False
         return True
 
+    async def answer(self, message: Any, message_type: MessageType | None = None) -> None:
+        """Send to the client by itself, without waiting; one that has gone gets nothing."""
+        await self._owner.send_personal(self._connection, message, message_type)
+
     async def fail(self, error: Exception) -> None:
-        """End because the server failed."""
+        """End because the server failed, for who received by itself."""
+        self.waiting = _INBOX
         await self._fail(error)
         self._leave(None)
 
@@ -231,8 +250,7 @@ class Reader:
         event: MutableMapping[str, Any] | None = None
         try:
             while True:
-                # Each frame of a coroutine that waits costs memory in every connection: it is received right here.
-                event = await self.receive()
+                event = await self._connection.websocket._receive()
                 payload = _payload(event)
                 if payload is None:
                     return
@@ -241,7 +259,7 @@ class Reader:
                     await asyncio.sleep(0)
                     continue
                 size = _size(payload)
-                if size > self._readers.max_bytes:
+                if size > self._shared.max_bytes:
                     await self._refuse_size()
                     return
                 if self._count():
@@ -260,49 +278,37 @@ class Reader:
     def _count(self) -> bool:
         """Count a message; False if it is above the rate."""
         self.received += 1
-        readers = self._readers
-        if readers.rate is not None:
-            full_at = readers.rate.take(self._full_at, monotonic())
-            if full_at is not None:
-                self._full_at = full_at
-            elif self._owed >= 1:
-                self._owed -= 1
-            else:
-                return False
+        readers = self._shared
+        if readers.rate is not None and not self._allowed().take(monotonic()):
+            return False
         if readers.limiter is None:  # otherwise it may still be dropped: `Received` counts it
             readers.counters.received_messages += 1
         return True
 
-    def _credit(self, since: float) -> None:
-        """Owe the client what it could have sent while it was held up, since it comes all at once now.
-
-        That is what flowed over the rim of its bucket meanwhile: more than its rate it never gets, on the whole.
-        """
-        settings = self._readers.settings
-        if settings.messages_per_second is None:
-            return
-        now = monotonic()
-        seconds = max(0.0, now - max(since, self._full_at))
-        most = settings.inbox_timeout * settings.messages_per_second  # no single pause is longer
-        self._owed = min(self._owed + seconds * settings.messages_per_second, most)
+    def _allowed(self) -> Allowance:
+        if self._allowance is None:
+            self._allowance = Allowance(self._shared.rate)
+        return self._allowance
 
     async def _refuse_size(self) -> None:
-        self._readers.counters.oversized_messages += 1
+        self._shared.counters.oversized_messages += 1
         await self._owner.close(
-            self._connection, CloseCode.TOO_BIG, f"a message may have {self._readers.max_bytes} bytes"
+            self._connection, CloseCode.TOO_BIG, f"a message may have {self._shared.max_bytes} bytes"
         )
 
     async def _wait_for_space(self) -> bool:
         since = monotonic()
         try:
-            async with asyncio.timeout(self._readers.settings.inbox_timeout):
+            async with asyncio.timeout(self._shared.settings.inbox_timeout):
                 await self.inbox.space()
         except TimeoutError:
-            self._readers.counters.full_inboxes += 1
+            self._shared.counters.full_inboxes += 1
             logger.info("%r sent faster than its handler works: closed with 1013", self._connection)
             await self._owner.close(self._connection, CloseCode.TRY_AGAIN_LATER, "too many messages are waiting")
             return False
-        self._credit(since)
+        per_second = self._shared.settings.messages_per_second
+        if per_second is not None:
+            self._allowed().credit(since, monotonic(), per_second, self._shared.settings.inbox_timeout)
         return True
 
     async def _fail(self, error: Exception) -> None:
@@ -313,16 +319,15 @@ class Reader:
         if event is not None and event["type"] == "websocket.disconnect":
             self._connection.websocket.client_state = WebSocketState.DISCONNECTED  # as Starlette's `receive` does
             self._connection._note_close(*_end_of(event))
-        self._end(discard=False)
+        self._end(_ENDED)
         self._owner.disconnect(self._connection)
 
-    def _end(self, *, discard: bool) -> None:
-        if self.has_ended:
+    def _end(self, state: State) -> None:
+        if self.state is not READING:
             return
-        self.has_ended = True
-        self.has_given_up = discard
+        self.state = state
         if self._inbox is not None:
-            self._inbox.end(discard=discard)
+            self._inbox.end()
         if self._on_end is not None:
             self._on_end()
 

@@ -1,4 +1,9 @@
-"""The messages of one client, validated: what a handler iterates over."""
+"""The messages of one client, validated: what a handler iterates over.
+
+`__anext__` is one long function on purpose, and receives right there: each frame of a coroutine that waits costs memory
+in every connection, and time in every message. For the same reason a connection that waits keeps no message: it lets go
+of what it has handled.
+"""
 
 from asyncio import CancelledError
 from collections.abc import AsyncIterator, MutableMapping
@@ -11,7 +16,8 @@ from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.incoming import Decoder, InvalidMessageError, error_message
 from fastapi_rooms.domain.messages import MessageType, is_control, is_pong
 from fastapi_rooms.engine.inbound.inbox import Payload
-from fastapi_rooms.engine.inbound.reader import AskLimiter, Reader, Readers
+from fastapi_rooms.engine.inbound.reader import NOBODY, READING, Reader
+from fastapi_rooms.engine.inbound.readers import AskLimiter, Readers
 
 
 class Received(AsyncIterator[Any]):
@@ -26,32 +32,29 @@ class Received(AsyncIterator[Any]):
         self._readers = readers
         self._invalid_in_a_row = 0
 
-    async def __anext__(self) -> Any:  # noqa: C901, PLR0912 - spelt out: frames cost memory
+    async def __anext__(self) -> Any:  # noqa: C901, PLR0912 - one frame on purpose, see above
         reader = self._reader
-        if reader.is_awaited:
+        if reader.waiting is not NOBODY:
             raise ConfigurationError(
                 "two iterators wait for the messages of one connection: iterate once, and hand on what comes"
             )
-        reader.is_awaited = True
         event: MutableMapping[str, Any] | None
         try:
             while True:
-                # Spelt out here: each frame of a coroutine that waits costs memory in every connection.
-                if reader.task is not None or reader.has_ended:
+                if reader.task is not None or reader.state is not READING:
+                    reader.wait_by_inbox()
                     payload = await reader.inbox.get()
+                    reader.note_taken()
                 else:
                     payload = None
-                    reader.is_inline = True
                     try:
-                        event = await reader.receive()
+                        event = await reader.receive_inline()
                     except Exception as error:  # noqa: BLE001 - whatever a server raises
-                        reader.is_inline = False
                         await reader.fail(error)
                     else:
-                        reader.is_inline = False
                         payload = reader.take(event)
                         if payload is None and await reader.refuse(event):
-                            event = None  # a connection that waits keeps no message
+                            event = None
                             continue
                 if payload is None:
                     break
@@ -68,13 +71,13 @@ class Received(AsyncIterator[Any]):
                     value = self._decoder.decode(payload)
                 except InvalidMessageError as error:
                     if await self._answer(payload, error):
-                        event = payload = None  # a connection that waits keeps no message
+                        event = payload = None
                         continue
                     break
                 self._invalid_in_a_row = 0
                 return value
         finally:
-            reader.is_awaited = reader.is_inline = False
+            reader.wait_no_more()
         if not reader.is_attended and self._connection._phase is Phase.ENDED:
             # Of an endpoint of the app's own. The server hangs up when it returns, which must not be before the close
             # frame is out.
@@ -98,14 +101,14 @@ class Received(AsyncIterator[Any]):
         match is_control(payload):
             case MessageType.PING:
                 self._invalid_in_a_row = 0
-                await self._connection.send(None, MessageType.PONG)
+                await self._reader.answer(None, MessageType.PONG)
                 return True
             case MessageType.PONG:
                 self._invalid_in_a_row = 0
                 return True
         self._readers.counters.invalid_messages += 1
         self._invalid_in_a_row += 1
-        await self._connection.send(error_message(ErrorCode.INVALID_MESSAGE, errors=error.errors))
+        await self._reader.answer(error_message(ErrorCode.INVALID_MESSAGE, errors=error.errors))
         if self._invalid_in_a_row < self._readers.settings.max_invalid_messages:
             return True
         self._readers.counters.unreadable += self._connection.is_open

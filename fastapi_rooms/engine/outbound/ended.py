@@ -9,10 +9,14 @@ class _Ended:
     """Answers as an outbox that is done does."""
 
     pending = REFUSING
+    is_writing = False
     connection: Connection  # never asked for: who has ended is in no registry
 
     def offer(self, message: Message) -> Verdict:  # noqa: ARG002
         return Verdict.GONE
+
+    def write_at_once(self) -> None:
+        """Do nothing: there is nothing to write."""
 
     def queued(self) -> None:
         """Return None: nothing waits."""

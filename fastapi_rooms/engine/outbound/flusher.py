@@ -5,8 +5,9 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import Context
-from itertools import islice
+from itertools import chain, islice
 from math import inf
+from time import perf_counter
 
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.outbound.outbox import Outbox
@@ -17,6 +18,8 @@ logger = logging.getLogger("fastapi_rooms")
 
 MIN_SWEEP_SECONDS = 0.02
 MAX_SWEEP_SECONDS = 1.0
+LEFT_AT_ONCE = 64
+"""How many that have ended are looked at for one who finds no place."""
 AT_ONCE = 16
 """Outboxes that are flushed without a look at the clock, some 10 µs each; where messages are compressed, one."""
 
@@ -29,23 +32,32 @@ class Flusher:
     Args:
         settings: How long what is offered may be gathered, and how long a peer may take nothing.
         on_stall: Called with the outbox of a peer that is to be given up.
+        on_left: Called with each outbox that was watched, once, when it is no more: its socket is gone, or given up.
     """
 
-    def __init__(self, settings: RoomsSettings, on_stall: Callable[[Outbox], object]) -> None:
+    def __init__(
+        self, settings: RoomsSettings, on_stall: Callable[[Outbox], object], on_left: Callable[[Outbox], object]
+    ) -> None:
         self._settings = settings
         self._at_once = AT_ONCE if settings.compress_min_bytes is None else 1  # to compress may take long
         self._interval = settings.flush_interval / 1000  # seconds; 0: until the end of the tick
         self._last_flush = -inf  # loop time, if there is an interval: the next comes that much later
         self._sweep_seconds = min(MAX_SWEEP_SECONDS, max(MIN_SWEEP_SECONDS, settings.send_timeout / 4))
         self._on_stall = on_stall
+        self._on_left = on_left
         self._context = Context()  # an empty one: a node outlives the request that happened to be first
         self._dirty: list[Outbox] = []  # with something pending since this tick
         self._groups: deque[Iterator[Outbox]] = deque()  # the same, but many, or since an earlier tick
         self._flush_loop: asyncio.AbstractEventLoop | None = None  # where `_flush` is due; None: not due
+        self._due_since = 0.0  # by the performance counter: that of uvloop stands still within a tick
+        self._early_at = -inf  # when something was written before the end of its tick
+        self.tick: int | None = None if self._interval else 0
+        """Another number after each flush; None where messages are gathered for longer than a tick."""
         self._writers = Writers()
         self.write_later = self._writers.add
         """Let a task write what an outbox could not write at once."""
         self._watched: dict[Outbox, Stall | None] = {}  # None: nothing waited for its peer when it was looked at
+        self._ended: dict[Outbox, None] = {}  # those of the watched that are done, and whose socket was still there
         self._unseen: list[Outbox] = []  # those of the watched that this sweep has not looked at
         self._timer: asyncio.TimerHandle | None = None  # the next sweep; None: nothing is watched
         self._timer_loop: asyncio.AbstractEventLoop | None = None  # where the next sweep is due
@@ -63,15 +75,51 @@ class Flusher:
             self._dirty += outboxes
         self._schedule()
 
+    def is_late(self, seconds: float = SLICE_SECONDS) -> bool:
+        """Return whether a flush has been due for so long, within this tick: somebody computes, or sends in a loop."""
+        return self._flush_loop is not None and self.tick is not None and perf_counter() - self._due_since > seconds
+
+    def flush_if_late(self) -> None:
+        """Write in the middle of a tick that has lasted for long: its end may be as far away.
+
+        For a slice at most, and what peers take: who does not is found behind at the end of the tick, as ever.
+        """
+        if not self.is_late() or perf_counter() - self._early_at <= SLICE_SECONDS:
+            return
+        end = perf_counter() + SLICE_SECONDS
+        groups = [list(group) for group in self._groups]
+        self._groups = deque(map(iter, groups))
+        for outbox in chain(self._dirty, *groups):
+            try:
+                outbox.write_early()
+            except Exception:  # whatever it is, the other outboxes must be flushed
+                logger.exception("the outbox of %r failed", outbox.connection)
+            if perf_counter() > end:
+                break
+        self._early_at = perf_counter()
+
     def watch(self, outbox: Outbox) -> None:
         """Look at the outbox now and then until its socket is gone, and report it when it stalls."""
         self._watched.setdefault(outbox, None)
         self._set_timer(self._sweep_seconds)
 
     def unwatch_if_left(self, outbox: Outbox) -> None:
-        """Stop looking at an outbox whose socket is gone."""
+        """Stop looking at an outbox that is done, if its socket is gone."""
         if outbox.has_left():
-            self._watched.pop(outbox, None)
+            self._unwatch(outbox)
+        elif outbox in self._watched:
+            self._ended[outbox] = None
+
+    def look_for_left(self) -> None:
+        """Stop looking at some whose socket has gone since the last sweep; for who needs their places now."""
+        for outbox in list(islice(self._ended, LEFT_AT_ONCE)):
+            del self._ended[outbox]  # to the end of the row, or out of it
+            self.unwatch_if_left(outbox)
+
+    @property
+    def sockets(self) -> int:
+        """How many are watched: every connection, and those that have ended and whose socket has not left."""
+        return len(self._watched)
 
     async def wait_until_written(self, seconds: float) -> bool:
         """Wait until every watched outbox is written or aborted; return whether that is so after `seconds`."""
@@ -87,18 +135,23 @@ class Flusher:
         Those who have took their close frame, too, so nothing is lost that is on its way to them, and pings of theirs
         fill no buffer any more. Whose handshake is not answered yet is left alone: a close frame follows the answer.
         """
-        rest = [outbox for outbox in self._watched if outbox.is_open]
-        late = sum(not outbox.is_written() for outbox in rest)
-        for outbox in rest:
+        late = 0
+        for outbox in [outbox for outbox in self._watched if outbox.can_abort]:
+            late += not outbox.is_written()
             outbox.abort()
         return late
+
+    def count_unwritten(self) -> int:
+        """Return how many of the watched sockets have not taken everything, and are not aborted."""
+        return sum(outbox.is_open and not outbox.is_written() for outbox in self._watched)
 
     async def settle(self, seconds: float) -> None:
         """Wait until everything is written, and abort the rest; then look at nothing any more. Leaves no task."""
         await self.wait_until_written(seconds)
-        for outbox in [outbox for outbox in self._watched if not outbox.is_written()]:
-            outbox.abort()
-        self._watched.clear()
+        for outbox in list(self._watched):
+            if not outbox.is_written():
+                outbox.abort()
+            self._unwatch(outbox)
         self._unseen = []
         self._stop_timer()
         await self._writers.end()
@@ -119,6 +172,7 @@ class Flusher:
         if self._flush_loop is loop:
             return
         self._flush_loop = loop
+        self._due_since = perf_counter()
         # On uvloop no time passes within a tick. Less than none: it was on another loop, with a clock of its own.
         if self._interval and 0 <= (since := loop.time() - self._last_flush) < self._interval:
             loop.call_later(self._interval - since, self._flush, context=self._context)
@@ -128,6 +182,8 @@ class Flusher:
     def _flush(self) -> None:
         """Flush for a while: some of each group in turn, so that nobody waits for a large room that is not his own."""
         self._flush_loop = None
+        if self.tick is not None:
+            self.tick += 1
         if self._interval:
             self._last_flush = asyncio.get_running_loop().time()
         dirty, self._dirty = self._dirty, []
@@ -151,6 +207,7 @@ class Flusher:
     def _go_on(self) -> None:
         """Flush the rest in the next tick: no interval lies between the slices of one flush."""
         self._flush_loop = loop = asyncio.get_running_loop()
+        self._due_since = perf_counter()
         loop.call_soon(self._flush, context=self._context)
 
     def _flush_all(self, outboxes: list[Outbox]) -> None:
@@ -172,14 +229,14 @@ class Flusher:
             try:
                 self._look_at(outbox, now)
             except Exception:  # whatever it is, the other outboxes must be looked at
-                self._watched.pop(outbox, None)
+                self._unwatch(outbox)
                 logger.exception("the outbox of %r failed", outbox.connection)
         return not unseen
 
     def _look_at(self, outbox: Outbox, now: float) -> None:
         outbox.notice_end()
         if outbox.has_left():
-            self._watched.pop(outbox, None)
+            self._unwatch(outbox)
             return
         behind, stall = outbox.behind(), self._watched[outbox]
         if behind is None:
@@ -187,8 +244,14 @@ class Flusher:
         elif stall is None:
             self._watched[outbox] = Stall(self._settings, now, behind)
         elif stall.look_again(now, behind):
-            self._watched.pop(outbox, None)
+            self._unwatch(outbox)
             self._on_stall(outbox)
+
+    def _unwatch(self, outbox: Outbox) -> None:
+        self._ended.pop(outbox, None)
+        if outbox in self._watched:
+            del self._watched[outbox]
+            self._on_left(outbox)
 
     def _on_timer(self) -> None:
         self._timer = None

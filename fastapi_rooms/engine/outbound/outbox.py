@@ -30,6 +30,10 @@ from fastapi_rooms.engine.outbound.wire import Wire
 logger = logging.getLogger("fastapi_rooms")
 
 
+SHARED_SECONDS = 0.001
+"""How old a tick may be so that messages to one connection share a write: a hundred times what one costs."""
+
+
 class Life(Enum):
     """How far an outbox has come. It only ever moves down this list."""
 
@@ -46,6 +50,13 @@ _TAKING, _DONE = Life.TAKING, Life.DONE  # looked up once: on Python 3.11 each l
 
 class Flushing(Protocol):
     """What an outbox asks of the one that flushes it."""
+
+    tick: int | None
+    """Another number after each flush; None where messages are gathered for longer than a tick."""
+
+    def is_late(self, seconds: float) -> bool:
+        """Return whether a flush has been due for so long, within this tick."""
+        ...
 
     def add(self, outbox: "Outbox") -> None:
         """Flush an outbox at the end of this tick."""
@@ -67,13 +78,14 @@ class Outbox:
         "_done",
         "_flusher",
         "_in_flight",
-        "_is_writing",
         "_on_done",
         "_settings",
         "_space",
         "_task",
         "_wire",
+        "_written_in",
         "connection",
+        "is_writing",
         "life",
         "pending",
         "ready",
@@ -102,7 +114,8 @@ class Outbox:
         self._burst = EMPTY  # what was pending when the peer was found behind; EMPTY once it is written or in a backlog
         self._in_flight = EMPTY  # what was passed to a write that has not returned
         self._close: Close | None = None  # the frame that follows everything, once `close` was called
-        self._is_writing = False  # `write_rest` is due or at work
+        self.is_writing = False  # `write_rest` is due or at work
+        self._written_in = -1  # the tick of the last `write_at_once`
         self._task: asyncio.Task[object] | None = None  # runs `write_rest`; owned by the writers
         self._space: asyncio.Event | None = None  # made by the first `wait_for_space`; set when the peer keeps up
         self._done: asyncio.Event | None = None  # made by the first `wait_until_done`; set with `Life.DONE`
@@ -146,7 +159,7 @@ class Outbox:
     def behind(self) -> Behind | None:
         """Return how far the peer is with what waits for it; None if nothing does."""
         wire = self._wire
-        if wire is None or not (self._is_writing or self._backlog is not None or wire.buffered()):
+        if wire is None or not (self.is_writing or self._backlog is not None or wire.buffered()):
             return None
         return Behind(wire.taken(), wire.buffered(), wire.is_closing())
 
@@ -169,13 +182,37 @@ class Outbox:
         self._counters.lost_messages += 1
         return Verdict.OVERFLOW if self._settings.overflow is Overflow.CLOSE else Verdict.DROPPED
 
+    def write_at_once(self) -> None:
+        """Write what was offered now, if nothing waits before it: who computes next has sent it.
+
+        What follows at once, within the same tick, shares a write at its end.
+        """
+        tick = self._flusher.tick
+        if tick is None or self.ready is None:
+            return
+        if tick != self._written_in or self._flusher.is_late(SHARED_SECONDS):
+            self._written_in = tick
+            self.flush()
+
+    def write_early(self) -> None:
+        """Write what was offered in this tick, before its end, if the peer takes it all: else nothing is learnt yet."""
+        wire, pending = self.ready, self.pending
+        if wire is None or pending is EMPTY:
+            return
+        try:
+            if wire.write_now(pending):
+                self.pending = EMPTY
+        except Exception as error:  # noqa: BLE001 - whatever a transport raises
+            self._give_up(error)
+            self._lose_peer()
+
     async def wait_for_space(self) -> None:
         """Wait while the peer is behind: until nothing is queued, or the outbox is done.
 
         For a producer that can be slowed down, such as a streamed answer. Broadcasts never wait.
         """
         if self.life is _DONE or (
-            not self._is_writing
+            not self.is_writing
             and len(self) <= self._settings.outbox_messages // 2
             and self.size <= self._settings.outbox_bytes // 2
         ):
@@ -214,19 +251,45 @@ class Outbox:
         else:
             self.flush()
 
-    def abort(self) -> None:
-        """Drop everything and end the socket without a close frame."""
+    @property
+    def can_abort(self) -> bool:
+        """Whether `abort` would end the socket."""
+        return self._wire is not None and self._wire.can_abort()
+
+    def abort(self) -> bool:
+        """Drop everything and end the socket without a close frame.
+
+        Returns:
+            Whether the socket was ended. If not, the server keeps it: its transport is out of reach, or the handshake
+            was not answered.
+        """
         self._drop_everything()
+        self._cancel_write()
+        wire = self._wire
+        if wire is not None:
+            wire.abort()
+        self._finish()
+        return wire is not None and wire.can_abort()
+
+    def cut(self) -> bool:
+        """Drop what waits, so that the close frame is all that follows; False if it is that already."""
+        close = self._close
+        if close is None or self._task is None or not (len(self) or self._in_flight):
+            return False
+        self._drop_everything()
+        self._close = close
+        self._cancel_write()
+        self._flusher.write_later(self)
+        return True
+
+    def _cancel_write(self) -> None:
         if self._task is not None and not self._task.get_loop().is_closed():
             self._task.cancel()
-        if self._wire is not None:
-            self._wire.abort()
-        self._finish()
 
     def notice_end(self) -> None:
         """Be done if the peer went and nothing was written since, so that nobody else has noticed."""
         wire = self._wire
-        if self.life is not _DONE and not self._is_writing and wire is not None and wire.is_gone():
+        if self.life is not _DONE and not self.is_writing and wire is not None and wire.is_gone():
             self._lose_peer()
 
     def _seal(self, close: Close | None) -> None:
@@ -284,7 +347,9 @@ class Outbox:
         wire = self._wire
         if self.life is _DONE:
             return
-        if wire is None or self._is_writing:
+        if wire is None or self.is_writing:
+            if self._backlog is not None or len(self.pending):
+                self._allow_tick()
             self._judge()  # a handshake that hangs must not cost more than a peer that is behind
         elif wire.is_gone() or not self._write_now(wire):
             self._lose_peer()
@@ -294,6 +359,14 @@ class Outbox:
                 self._begin_to_wait()
             else:
                 self._keep_up(wire)
+
+    def _allow_tick(self) -> None:
+        """Hold nothing against the peer that was offered in the tick in which `write_at_once` found it behind."""
+        tick = self._flusher.tick
+        if self.is_writing and tick is not None and self._written_in == tick - 1:
+            self._queue_pending()
+            if self._backlog is not None:
+                self._backlog.allow(EMPTY)
 
     def _write_now(self, wire: Wire) -> bool:
         """Write what the wire takes without waiting; return False if the peer turned out to be gone."""
@@ -313,7 +386,7 @@ class Outbox:
             self._burst = self.pending  # on ASGI each message comes through here: no object for what is never queued
         else:
             self._backlog.allow(self.pending)
-        self._is_writing = True
+        self.is_writing = True
         self._flusher.write_later(self)
 
     async def write_rest(self, task: asyncio.Task[object] | None) -> None:
@@ -344,8 +417,9 @@ class Outbox:
         else:
             is_here = batch is None
         finally:
-            self._task = None
-        self._is_writing = False
+            if self._task is task:  # else it was cut, and another is at work
+                self._task = None
+        self.is_writing = False
         if is_here:
             self._keep_up(wire)
         else:
@@ -404,7 +478,8 @@ class Outbox:
     def _give_up(self, error: Exception) -> None:
         """Notice that nothing can be written any more: the peer went, or else the socket is ended for it."""
         wire = self._wire
-        if wire is None or wire.is_gone() or not wire.abort():
+        if wire is None or wire.is_gone() or not wire.can_abort():
             logger.debug("a connection went while it was written to: %r", error)
         else:
+            wire.abort()
             logger.error("%r could not be written to: aborted", self.connection, exc_info=error)

@@ -144,10 +144,13 @@ class UvicornWire:
         """Let uvicorn send the close frame and run the closing handshake."""
         await self._websocket.close(close.code, close.reason)
 
-    def abort(self) -> bool:
+    def can_abort(self) -> bool:
+        """Return True: the transport is at hand."""
+        return True
+
+    def abort(self) -> None:
         """End the socket."""
         self._transport.abort()
-        return True
 
     def buffered(self) -> int:
         """Return the size of the transport's write buffer."""

@@ -147,8 +147,12 @@ class Wire(Protocol):
         """Send a close frame, and wait while the peer takes nothing."""
         ...
 
-    def abort(self) -> bool:
-        """End the socket without a close frame; False where the server offers no way."""
+    def can_abort(self) -> bool:
+        """Return whether `abort` ends the socket: not where the server offers no way."""
+        ...
+
+    def abort(self) -> None:
+        """End the socket without a close frame, where that can be."""
         ...
 
     def buffered(self) -> int:
@@ -209,12 +213,14 @@ class AsgiWire:
         """Let the server send the close frame and run the closing handshake."""
         await self._websocket.close(close.code, close.reason)
 
-    def abort(self) -> bool:
+    def can_abort(self) -> bool:
+        """Return whether the server's transport is within reach."""
+        return self._transport is not None
+
+    def abort(self) -> None:
         """End the socket if the server's transport is within reach."""
-        if self._transport is None:
-            return False
-        self._transport.abort()
-        return True
+        if self._transport is not None:
+            self._transport.abort()
 
     def buffered(self) -> int:
         """Return the size of the transport's write buffer if it is within reach."""

@@ -2,48 +2,105 @@
 
 import logging
 from types import CellType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeGuard
 
 from starlette.websockets import WebSocket
 
 from fastapi_rooms.engine.outbound.uvicorn_wire import UvicornWire, is_known_protocol
-from fastapi_rooms.engine.outbound.wire import AsgiWire, Wire, is_transport
+from fastapi_rooms.engine.outbound.wire import AsgiWire, Transport, Wire, is_transport
 
 logger = logging.getLogger("fastapi_rooms")
 
+
+class HasTransport(Protocol):
+    """What we use of a server's object of which nothing else is known."""
+
+    transport: Transport
+
+
 # Wrappers around a server's send that pass WebSocket messages through unchanged, whatever is in between otherwise may
-# change them on purpose, and is not peeled.
-_PEELED = frozenset(
+# change them on purpose, and is not peeled. tests/facts/test_middleware_facts.py looks at the packages themselves.
+_SENDS = frozenset(
     {
         # FastAPI's own, one per app and mount.
         ("starlette._exception_handler", "wrap_app_handling_exceptions.<locals>.wrapped_app.<locals>.sender"),
-        # Which adds a cookie to HTTP responses.
+        # These look at http.response.start alone: for a cookie, a header, or the status of a span.
         ("starlette.middleware.sessions", "SessionMiddleware.__call__.<locals>.send_wrapper"),
+        ("starsessions.middleware", "SessionMiddleware.__call__.<locals>.send_wrapper"),
+        ("asgi_correlation_id.middleware", "CorrelationIdMiddleware.__call__.<locals>.handle_outgoing_request"),
+        ("sentry_sdk.integrations.asgi", "SentryAsgiMiddleware._run_app.<locals>._sentry_wrapped_send"),
     }
 )
 
-_reported: set[str] = set()  # servers whose fallback was logged: one line per process is enough
+# Wrappers around a server's receive that do not say what they wrap. Nothing is received past them: they are looked
+# through to find the socket.
+_RECEIVES = frozenset(
+    {
+        (
+            "sentry_sdk.integrations.starlette",
+            "_enable_span_for_middleware.<locals>._create_span_call.<locals>._sentry_receive",
+        ),
+    }
+)
+
+_reported: set[str] = set()  # what stands between us and uvicorn, and was logged: one line per process is enough
 
 
 def choose_wire(websocket: WebSocket, policy: Literal["auto", "asgi"], compress_min_bytes: int | None = None) -> Wire:
     """Return the best wire that is safe for this socket. Unknown things fall back to ASGI, never to an error."""
-    protocol = getattr(peel(getattr(websocket, "_send", None)), "__self__", None)
+    send = peel(getattr(websocket, "_send", None))
+    protocol = getattr(send, "__self__", None)
     if policy == "auto" and is_known_protocol(protocol):
         return UvicornWire(websocket, protocol, compress_min_bytes)
-    transport = getattr(protocol, "transport", None)
+    server = protocol if has_transport(protocol) else server_of(getattr(websocket, "_receive", None))
     if policy == "auto":
-        _report_fallback(type(protocol))
-    return AsgiWire(websocket, transport if is_transport(transport) else None)
+        _report_fallback(send, server)
+    return AsgiWire(websocket, server.transport if has_transport(server) else None)
 
 
 def peel(send: Any) -> Any:
     """Return the ASGI `send` below wrappers that pass all of a WebSocket through: the server's, or a middleware's."""
-    while (getattr(send, "__module__", None), getattr(send, "__qualname__", None)) in _PEELED:
-        below = _closure(send).get("send")
+    return _below(send, _SENDS, "send")
+
+
+def server_of(receive: Any) -> Any:
+    """Return the server's object to which a socket's `receive` leads; None if it leads nowhere.
+
+    Fewer wrap `receive` than `send`, and those who do mostly leave a mark, as `functools.wraps` does.
+    """
+    while True:
+        receive = _below(receive, _RECEIVES, "receive")
+        below = getattr(receive, "__wrapped__", None)
+        if below is None:
+            return getattr(receive, "__self__", None)
+        receive = below
+
+
+def has_transport(server: object) -> TypeGuard[HasTransport]:
+    """Return whether an object has the transport of a socket, as asyncio's and uvicorn's protocols do."""
+    return is_transport(getattr(server, "transport", None))
+
+
+def _below(function: Any, known: frozenset[tuple[str, str]], variable: str) -> Any:
+    """Return what is below known wrappers; they keep it in a variable from around them."""
+    while _name(function) in known and not hasattr(function, "__wrapped__"):  # else it goes by the name of another
+        below = _closure(function).get(variable)
         if below is None:
             break  # its inside has changed: it is a wrapper like any other
-        send = below.cell_contents
-    return send
+        function = below.cell_contents
+    return function
+
+
+def _name(function: Any) -> tuple[Any, Any]:
+    return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+
+
+def _code_name(function: Any) -> str:
+    """Return where a function is written, whatever name it took over from what it wraps."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return repr(type(function))
+    return f"{function.__globals__['__name__']}.{code.co_qualname}"
 
 
 def _closure(function: Any) -> dict[str, CellType]:
@@ -52,8 +109,12 @@ def _closure(function: Any) -> dict[str, CellType]:
     return dict(zip(names, getattr(function, "__closure__", None) or (), strict=False))
 
 
-def _report_fallback(kind: type) -> None:
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    if name.startswith("uvicorn.") and name not in _reported:
+def _report_fallback(send: Any, server: object) -> None:
+    """Say once what keeps us from writing ready-made frames to uvicorn: a class of its own, or a wrapper."""
+    kind = type(server)
+    if not kind.__module__.startswith("uvicorn."):
+        return
+    name = _code_name(send) if is_known_protocol(server) else f"{kind.__module__}.{kind.__qualname__}"
+    if name not in _reported:
         _reported.add(name)
         logger.info("%s is not known here: frames go through ASGI, which costs more CPU per message", name)

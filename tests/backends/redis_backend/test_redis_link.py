@@ -174,7 +174,7 @@ async def test_what_somebody_missed_who_did_not_wait_lies_in_the_gap_though_a_pr
 async def test_what_others_say_on_its_own_channel_is_no_proof(redis, owner, link):
     redis.passes_on = False
     link.start()
-    await until(lambda: redis.listeners(b"probe"))
+    await until(lambda: redis.listeners(b"probe") and redis.published, "it listens, and waits for its first probe")
     for payload in (b"", b"0", b"01", b"one", b"\0" * 20, b"9" * 50):
         redis.pass_on(b"probe", payload)
     await until(lambda: len(owner.messages) == 6)

@@ -5,15 +5,20 @@ import asyncio
 import pytest
 from support import counted, until
 
-from engine.admission.asking import YES, Gate, refused
+from engine.admission.asking import NO, YES, Gate, refused
 from engine.fakes import Peer, connected, is_empty, settled
+from engine.scripted import ScriptedBackend
+from fastapi_rooms.domain.close_codes import CloseCode, may_reconnect
 from fastapi_rooms.domain.errors import (
     TooManyRooms,
 )
 from fastapi_rooms.domain.refusal import Refusal
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.admission.handshake_refused import HandshakeRefused
+from fastapi_rooms.engine.distributed import DistributedWebSocketManager
+from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.outbound.flusher import LEFT_AT_ONCE
 
 # The limiter
 
@@ -58,7 +63,7 @@ async def test_a_limiter_that_fails_lets_through_and_is_logged_once_a_minute(cap
 
 async def test_a_node_takes_as_many_connections_as_it_may_and_those_that_are_opening_count():
     manager = ConnectionManager(RoomsSettings(max_connections=2))
-    _, first = await connected(manager)
+    first_peer, first = await connected(manager)
     hanging = Peer()
     hanging.accepts.clear()
     opening = asyncio.create_task(manager.connect(hanging.websocket))
@@ -67,12 +72,18 @@ async def test_a_node_takes_as_many_connections_as_it_may_and_those_that_are_ope
     assert (refusal.status_code, refusal.headers) == (503, {"Retry-After": "5"})
     opening.cancel()
     await asyncio.wait([opening])
-    _, second = await connected(manager)
+    second_peer, second = await connected(manager)
     await refused(manager, Peer(), Refusal.MAX_CONNECTIONS)
     manager.disconnect(first)
     await second.close()
-    for _ in range(2):
+    await second.wait_until_closed()
+    assert (manager.stats().connections, manager.stats().closing) == (0, 2)
+    await refused(manager, Peer(), Refusal.MAX_CONNECTIONS)
+    for peer in (first_peer, second_peer):
+        peer.transport.closing = True
         await connected(manager)
+    await refused(manager, Peer(), Refusal.MAX_CONNECTIONS)
+    assert (manager.stats().connections, manager.stats().closing) == (2, 0)
     await manager.stop()
 
 
@@ -89,6 +100,54 @@ async def test_of_two_who_want_the_last_place_while_the_app_is_asked_one_gets_it
     await manager.stop()
 
 
+LIMITS = {
+    Refusal.MAX_CONNECTIONS: {"max_connections": 5},
+    Refusal.MAX_CONNECTIONS_PER_USER: {"max_connections_per_user": 5},
+    Refusal.MAX_CONNECTIONS_PER_ADDRESS: {"max_connections_per_address": 5},
+}
+
+
+def peer_from(host: str | None) -> Peer:
+    peer = Peer()
+    peer.websocket.scope["client"] = None if host is None else (host, 1)
+    return peer
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+async def test_the_app_is_asked_about_no_more_than_may_come_in(limit):
+    gate = Gate()
+    manager = ConnectionManager(RoomsSettings(**LIMITS[limit]), authorize_join=gate.ask)
+
+    def come():
+        return asyncio.create_task(manager.connect(peer_from("192.0.2.1").websocket, "a", "ann"))
+
+    crowd = [come() for _ in range(200)]
+    await settled()
+    assert len(gate.asked) == 5
+    assert counted(manager.stats().refused) == {limit: 195}
+    if limit is not Refusal.MAX_CONNECTIONS:
+        others = asyncio.create_task(manager.connect(peer_from("192.0.2.2").websocket, "a", "bob"))
+        await until(lambda: len(gate.asked) == 6)
+        others.cancel()
+
+    # A place is given back by who is refused and who goes; who comes in keeps it.
+    first, second, *_ = [one for one in crowd if not one.done()]
+    gate.answer(NO, 0)
+    second.cancel()
+    gate.answer(YES, 2)
+    await until(lambda: first.done() and second.done() and manager.active_connections == 1)
+    more = [come() for _ in range(10)]
+    await settled()
+    assert sum(not one.done() for one in more) == 2
+    for one in [*crowd, *more]:
+        one.cancel()
+    await asyncio.wait([*crowd, *more])
+    await manager.stop()
+    assert is_empty(manager)
+    places = manager._parts.admission._places
+    assert not any((places._asked, places._asked_users, places._asked_addresses))
+
+
 async def test_a_user_has_as_many_connections_as_may_be_and_who_is_nobody_is_not_counted():
     manager = ConnectionManager(RoomsSettings(max_connections_per_user=2))
     _, phone = await connected(manager, None, "ann")
@@ -103,16 +162,93 @@ async def test_a_user_has_as_many_connections_as_may_be_and_who_is_nobody_is_not
     await manager.stop()
 
 
+def replacing(most: int, **options) -> ConnectionManager:
+    return ConnectionManager(RoomsSettings(max_connections_per_user=most, user_limit_policy="replace"), **options)
+
+
+async def test_the_oldest_of_a_user_gives_way_to_the_newest():
+    ends = []
+    hooks = Hooks(connected=lambda one: ends.append("connected"), disconnected=lambda end: ends.append(end.code))
+    manager = replacing(2, hooks=hooks)
+    phone, first = await connected(manager, "a", "ann")
+    _, second = await connected(manager, "a", "ann")
+    bob, _ = await connected(manager, "a", "bob")
+    for _ in range(3):
+        await connected(manager, "a")
+    newest_peer, newest = await connected(manager, "a", "ann")
+    await settled()
+    assert phone.close_codes == [CloseCode.REPLACED]
+    assert phone.events[-1]["reason"] == "replaced by a newer connection"
+    assert manager.get_user_connections("ann") == [second, newest]
+    assert first.close_code == CloseCode.REPLACED
+    assert not may_reconnect(first.close_code)
+    await connected(manager, "a", "ann")
+    assert second.close_code == CloseCode.REPLACED
+    assert (bob.events, newest_peer.events) == ([], [])
+    assert counted(manager.stats().closed) == {"replaced": 2}
+    assert counted(manager.stats().refused) == {}
+    await settled()
+    assert ends.count(4509) == 2
+    await manager.stop()
+
+
+async def test_neither_room_nor_user_is_left_by_all_when_one_takes_the_place_of_the_other():
+    backend = ScriptedBackend()
+    unsubscribed = []
+    backend.unsubscribe = unsubscribed.append
+    settings = RoomsSettings(max_connections_per_user=1, user_limit_policy="replace")
+    manager = DistributedWebSocketManager(backend, settings=settings)
+    await manager.start()
+    for _ in range(3):
+        await connected(manager, "a", "ann")
+    assert unsubscribed == []
+    assert len(manager.get_room_members("a")) == 1
+    await manager.stop()
+
+
+async def test_of_two_that_come_at_once_one_is_left_whether_the_first_was_answered_or_not():
+    manager = replacing(1)
+    peers = [Peer() for _ in range(5)]
+    for peer in peers:
+        peer.accepts.clear()
+    connecting = [asyncio.create_task(manager.connect(peer.websocket, "a", "ann")) for peer in peers]
+    await settled()
+    assert manager.stats().connections == 1
+    for peer in peers:
+        peer.accepts.set()
+    await asyncio.wait(connecting)
+    await settled()
+    [left] = manager.get_user_connections("ann")
+    assert left.websocket is peers[-1].websocket
+    assert [peer.close_codes for peer in peers] == [[4509]] * 4 + [[]]
+    assert manager.stats().closed["replaced"] == 4
+    await manager.stop()
+    assert is_empty(manager)
+
+
+async def test_nobody_gives_way_to_who_is_refused_and_the_app_is_asked_about_no_more_than_may_be():
+    gate = Gate()
+    manager = replacing(1, authorize_join=gate.ask)
+    here = asyncio.create_task(manager.connect(Peer().websocket, "a", "ann"))
+    await until(lambda: gate.asked)
+    await refused(manager, Peer(), Refusal.MAX_CONNECTIONS_PER_USER, "a", "ann")
+    gate.answer(YES, 0)
+    first = await here
+    again = asyncio.create_task(manager.connect(Peer().websocket, "a", "ann"))
+    await until(lambda: len(gate.asked) == 2)
+    assert first.is_open, "while the app is asked"
+    gate.answer(NO, 1)
+    await asyncio.wait([again])
+    assert first.is_open
+    assert manager.stats().closed["replaced"] == 0
+    await manager.stop()
+
+
 async def test_an_address_has_as_many_connections_as_may_be():
     manager = ConnectionManager(RoomsSettings(max_connections_per_address=2))
-
-    def peer_from(host):
-        peer = Peer()
-        peer.websocket.scope["client"] = None if host is None else (host, 1)
-        return peer
-
     await manager.connect(peer_from("192.0.2.1").websocket)
-    mapped = await manager.connect(peer_from("::ffff:192.0.2.1").websocket)
+    mapped_peer = peer_from("::ffff:192.0.2.1")
+    mapped = await manager.connect(mapped_peer.websocket)
     refusal = await refused(manager, peer_from("192.0.2.1"), Refusal.MAX_CONNECTIONS_PER_ADDRESS)
     assert (refusal.status_code, refusal.headers) == (429, {"Retry-After": "5"})
     await manager.connect(peer_from("192.0.2.2").websocket)
@@ -122,6 +258,8 @@ async def test_an_address_has_as_many_connections_as_may_be():
     for _ in range(3):
         await manager.connect(peer_from(None).websocket)  # a Unix socket has none
     manager.disconnect(mapped)
+    await refused(manager, peer_from("192.0.2.1"), Refusal.MAX_CONNECTIONS_PER_ADDRESS)
+    mapped_peer.transport.closing = True
     await manager.connect(peer_from("192.0.2.1").websocket)
     await manager.stop()
 
@@ -138,6 +276,26 @@ async def test_a_handshake_that_fails_gives_its_places_back():
             await manager.connect(peer.websocket, "a", "ann")
         assert is_empty(manager)
     await manager.stop()
+
+
+async def test_who_finds_no_place_waits_for_nobody_who_has_left_however_many_have_not():
+    """The sweep looks at everybody; who finds no place looks at some each time, in turn."""
+    many = 3 * LEFT_AT_ONCE
+    manager = ConnectionManager(RoomsSettings(max_connections=many))
+    peers = []
+    for _ in range(many):
+        peer, connection = await connected(manager)
+        manager.disconnect(connection)
+        peers.append(peer)
+    peers[-1].transport.closing = True
+    for _ in range(2):
+        await refused(manager, Peer(), Refusal.MAX_CONNECTIONS)
+    await connected(manager)
+    await refused(manager, Peer(), Refusal.MAX_CONNECTIONS)
+    assert (manager.stats().connections, manager.stats().closing) == (1, many - 1)
+    await manager.stop()
+    assert is_empty(manager)
+    assert manager.stats().closing == 0
 
 
 async def test_a_connection_is_in_as_many_rooms_as_it_may_be():

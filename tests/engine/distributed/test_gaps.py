@@ -7,13 +7,16 @@ import pytest
 from support import until
 
 from engine.fakes import connected, only_this_task, settled, texts
+from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.hooks import Hooks
 
 
-async def told_of_a_gap(cluster, on_gap, hook=None):
+async def told_of_a_gap(cluster, on_gap, hook=None, **settings):
     """Start a manager that misses something; return it and its connection."""
-    manager = DistributedWebSocketManager(cluster.backends[0], on_gap=on_gap, hooks=Hooks(gap=hook))
+    manager = DistributedWebSocketManager(
+        cluster.backends[0], settings=RoomsSettings(**settings), on_gap=on_gap, hooks=Hooks(gap=hook)
+    )
     await manager.start()
     _, connection = await connected(manager, "kitchen", "ann")
     cluster.cut(0)
@@ -155,7 +158,7 @@ async def test_a_stop_ends_an_app_that_is_being_told(cluster):
             ends.append(gap)
             raise
 
-    manager, _ = await told_of_a_gap(cluster, linger)
+    manager, _ = await told_of_a_gap(cluster, linger, disconnect_grace=0.05)
     await settled()
     cluster.cut(0)
     cluster.restore(0)

@@ -72,7 +72,7 @@ async def test_what_is_meant_for_a_connection_of_this_node_is_not_published(mana
 async def test_a_connection_that_has_ended_is_not_looked_for_elsewhere_unless_by_its_id(manager, backend):
     _, connection = await connected(manager)
     await connection.close()
-    assert await connection.send("too late") is False
+    assert await manager.send_personal(connection, "too late") is False
     await manager.close(connection)
     assert backend.published == []
     assert await manager.send_personal(connection.connection_id, "maybe there") is False

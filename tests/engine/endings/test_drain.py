@@ -10,7 +10,7 @@ import pytest
 from starlette.exceptions import WebSocketException
 from support import until
 
-from engine.fakes import ImmediateWire, Peer, is_empty, run_clocked, settled
+from engine.fakes import ImmediateWire, Peer, WaitingWire, is_empty, run_clocked, settled
 from engine.scripted import ScriptedBackend
 from fastapi_rooms import (
     ConfigurationError,
@@ -188,6 +188,25 @@ def test_the_time_is_that_of_the_settings(caplog, settings, seconds):
     run_clocked(main)
 
 
+def test_who_was_closed_before_and_has_not_left_is_known_and_does_not_outlive_it(caplog):
+    async def main():
+        manager = ConnectionManager()
+        peers = [(await connected(manager))[0] for _ in range(2)]
+        peers.append(rude := Peer())
+        connection = await manager.connect(rude.websocket)
+        await connection.close()
+        await connection.wait_until_closed()
+        assert (manager.stats().connections, manager.stats().closing) == (2, 1)
+        await manager.drain(2)
+        assert said(caplog)[0] == "draining: 2 connections and 1 sockets that were closed before, within 2 s"
+        assert [peer.transport.aborted for peer in peers] == [False, False, True]
+        await asyncio.sleep(2)
+        assert (manager.stats().connections, manager.stats().closing) == (0, 0)
+        await manager.stop()
+
+    run_clocked(main)
+
+
 @pytest.mark.parametrize("seconds", [0, -1, math.inf, math.nan, "5"])
 async def test_a_time_that_makes_no_sense_is_refused_and_nothing_begins(manager, seconds):
     with pytest.raises(ConfigurationError, match="a number of seconds above 0"):
@@ -214,10 +233,29 @@ def test_who_does_not_read_is_aborted_when_the_time_is_up_and_the_others_are_not
         assert [wire.aborts for wire in mine] == [1, 0, 0]
         assert [len(wire.written) for wire in mine] == [0, 1, 1]
         assert [[int(close.code) for close in wire.closes] for wire in mine] == [[], [1012], [1012]]
-        assert (manager.stats().dropped["lost"], manager.stats().closed["stalled"]) == (1, 1)
+        assert (manager.stats().dropped["lost"], manager.stats().closed["stalled"]) == (1, 0)
+        assert manager.stats().closed["restart"] == 3, "each is counted once"
         assert said(caplog)[-1] == "drained: 3 connections closed, 1 of them aborted, in 5.0 s"
         await manager.stop()
         assert now() < 5.1, "nobody is left to wait for"
+
+    run_clocked(main)
+
+
+def test_who_cannot_be_aborted_is_left_and_said_so(caplog, wires):
+    async def main():
+        manager = ConnectionManager(RoomsSettings(send_timeout=60))
+        wires.append(stuck := WaitingWire())
+        stuck.in_reach = False
+        await connected(manager, "room")
+        stuck.block()
+        await manager.broadcast("x" * 1000)
+        await manager.drain(5)
+        assert "drained: 1 connections closed, 0 of them aborted, in 5.0 s" in caplog.text
+        assert "1 connections take nothing and cannot be aborted: the server may wait for them" in caplog.text
+        stuck.unblock()
+        await manager.stop()
+        assert [int(close.code) for close in stuck.closes] == [1012], "it took everything at last"
 
     run_clocked(main)
 

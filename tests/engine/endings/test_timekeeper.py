@@ -359,7 +359,7 @@ async def test_nobody_has_to_answer_a_ping_that_found_no_place_in_his_outbox():
     connection.messages(str)
     peer.reads.clear()
     for _ in range(5):
-        await connection.send("x")
+        await manager.send_personal(connection, "x")
         await settled()
     await asyncio.sleep(200)
     assert connection.is_open

@@ -93,19 +93,19 @@ async def test_what_was_put_before_the_end_can_still_be_taken():
     assert await box.get() is None
 
 
-async def test_ending_with_discard_gives_up_what_is_queued():
+async def test_giving_up_drops_and_counts_what_is_queued():
     box = inbox()
     box.put("a", 1)
-    box.end(discard=True)
+    assert (box.give_up(), box.give_up()) == (1, 0)
     assert await box.get() is None
     assert not box.is_full
 
 
-async def test_an_end_may_be_followed_by_a_discard():
+async def test_what_has_ended_may_be_given_up():
     box = inbox()
     box.put("a", 1)
     box.end()
-    box.end(discard=True)
+    assert box.give_up() == 1
     assert await box.get() is None
 
 
@@ -116,14 +116,14 @@ async def test_nothing_is_let_in_after_the_end():
     assert await box.get() is None
 
 
-@pytest.mark.parametrize("discard", [True, False])
-async def test_the_end_wakes_whoever_waits(discard):
+@pytest.mark.parametrize("end", [Inbox.end, Inbox.give_up])
+async def test_the_end_wakes_whoever_waits(end):
     empty, full = inbox(), inbox(1)
     full.put("a", 1)
     consumer, producer = asyncio.create_task(empty.get()), asyncio.create_task(full.space())
     await settled()
-    empty.end(discard=discard)
-    full.end(discard=discard)
+    end(empty)
+    end(full)
     assert await asyncio.wait_for(consumer, 1) is None
     await asyncio.wait_for(producer, 1)
 

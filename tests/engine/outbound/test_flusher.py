@@ -1,6 +1,7 @@
 """The writing side of a node: one flush a tick, and nobody who stalls is waited for."""
 
 import asyncio
+import time
 from contextvars import ContextVar
 
 import pytest
@@ -8,8 +9,9 @@ import pytest
 from engine.fakes import WIRES, ClockedLoop, Desk, ImmediateWire, WaitingWire, run_clocked, ticks, until
 from fastapi_rooms.domain.messages import Close, encode
 from fastapi_rooms.domain.settings import RoomsSettings
-from fastapi_rooms.engine.outbound.flusher import MIN_SWEEP_SECONDS, Flusher
+from fastapi_rooms.engine.outbound.flusher import AT_ONCE, MIN_SWEEP_SECONDS, Flusher
 from fastapi_rooms.engine.outbound.stall import Behind
+from fastapi_rooms.engine.outbound.writers import SLICE_SECONDS
 from fastapi_rooms.tasks import end_tasks
 
 HELLO = encode("hello")
@@ -22,6 +24,7 @@ class FakeOutbox:
     def __init__(self):
         self.connection = "somebody"
         self.flushes = 0
+        self.early = 0
         self.looked_at = []  # loop times
         self.settled = False
         self.stalled = False
@@ -29,6 +32,9 @@ class FakeOutbox:
 
     def flush(self):
         self.flushes += 1
+
+    def write_early(self):
+        self.early += 1
 
     def notice_end(self):
         self.looked_at.append(asyncio.get_running_loop().time())
@@ -48,7 +54,7 @@ class FakeOutbox:
 
 def flusher(send_timeout=10.0):
     stalled = []
-    made = Flusher(RoomsSettings(send_timeout=send_timeout), stalled.append)
+    made = Flusher(RoomsSettings(send_timeout=send_timeout), stalled.append, lambda outbox: None)
     return made, stalled
 
 
@@ -468,3 +474,50 @@ def test_a_peer_that_kept_up_meanwhile_has_its_whole_time_again():
         assert stalled == [outbox]
 
     run_clocked(main)
+
+
+# In the middle of a tick
+
+
+async def test_in_a_tick_that_lasts_is_written_early_once_a_slice_and_flushed_at_the_end(caplog):
+    made, _ = flusher()
+    assert not made.is_late(), "nothing waits"
+    outbox, failing, *many = [FakeOutbox() for _ in range(AT_ONCE + 3)]
+    failing.write_early = lambda: 1 / 0
+    made.add(failing)
+    made.add(outbox)
+    made.add_all(many)
+    made.flush_if_late()
+    assert outbox.early == 0
+    time.sleep(SLICE_SECONDS * 1.1)
+    assert made.is_late()
+    made.flush_if_late()
+    made.flush_if_late()
+    assert {one.early for one in (outbox, *many)} == {1}
+    assert caplog.records[0].exc_info[0] is ZeroDivisionError
+    await ticks()
+    assert {one.flushes for one in (outbox, failing, *many)} == {1}
+
+
+async def test_to_write_early_takes_a_slice_at_most():
+    made, _ = flusher()
+    many = [FakeOutbox() for _ in range(20)]
+    for outbox in many:
+        outbox.write_early = lambda: time.sleep(SLICE_SECONDS / 4)
+    made.add_all(many)
+    time.sleep(SLICE_SECONDS * 1.1)
+    begin = time.perf_counter()
+    made.flush_if_late()
+    assert time.perf_counter() - begin < SLICE_SECONDS / 4 * 18
+    await ticks()
+    assert {one.flushes for one in many} == {1}
+
+
+async def test_what_is_gathered_for_longer_is_not_written_earlier_in_a_tick_that_lasts():
+    made = Flusher(RoomsSettings(flush_interval=50), lambda outbox: None)
+    outbox = FakeOutbox()
+    made.add(outbox)
+    time.sleep(SLICE_SECONDS * 1.1)
+    made.flush_if_late()
+    assert outbox.early == 0
+    assert made.tick is None

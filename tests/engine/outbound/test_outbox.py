@@ -300,6 +300,108 @@ async def test_messages_of_one_tick_leave_in_one_write_at_its_end():
     assert wire.writes == [offered]
 
 
+async def test_what_is_written_at_once_is_written_now_and_what_follows_in_the_tick_shares_a_write():
+    wire = ImmediateWire()
+    desk = Desk()
+    desk.flusher.is_late = lambda seconds: False  # however slow the machine
+    outbox = desk.outbox(wire)
+    for _ in range(2):
+        wire.writes.clear()
+        before, first, *rest = [message() for _ in range(4)]
+        outbox.offer(before)
+        outbox.offer(first)
+        outbox.write_at_once()
+        assert wire.writes == [[before, first]], "in order, with what was gathered before"
+        for one in rest:
+            outbox.offer(one)
+            outbox.write_at_once()
+        assert len(wire.writes) == 1
+        await asyncio.sleep(0)
+        assert wire.writes == [[before, first], rest]
+
+
+async def test_in_a_tick_that_lasts_each_message_is_written_at_once():
+    wire, desk = ImmediateWire(), Desk()
+    desk.flusher.is_late = lambda seconds: True
+    outbox = desk.outbox(wire)
+    for count in (1, 2, 3):
+        outbox.offer(message())
+        outbox.write_at_once()
+        assert len(wire.writes) == count
+
+
+async def test_nothing_is_written_at_once_before_the_handshake_behind_a_backlog_or_within_an_interval():
+    desk = Desk()
+    not_open = desk.outbox()
+    not_open.offer(message())
+    not_open.write_at_once()
+    assert len(not_open) == 1
+    not_open.abort()
+    behind, wire = None, ImmediateWire(room=1)
+    behind = desk.outbox(wire)
+    for _ in range(3):
+        behind.offer(message())
+        behind.write_at_once()
+        await ticks()
+    assert len(wire.writes) == 1
+    behind.abort()
+    gathered = Desk(flush_interval=20).outbox(gathering := ImmediateWire())
+    gathered.offer(message())
+    gathered.write_at_once()
+    assert gathering.writes == []
+    gathered.abort()
+
+
+async def test_what_is_written_early_is_what_the_peer_takes_and_nothing_is_learnt_of_the_rest():
+    wire, desk = ImmediateWire(room=8), Desk(outbox_messages=1)
+    outbox = desk.outbox(wire)
+    outbox.write_early()
+    assert wire.writes == []
+    for _ in range(3):
+        outbox.offer(message(4))
+        outbox.write_early()
+    assert len(wire.written) == 2
+    assert not outbox.is_writing
+    assert [outbox.offer(message(4)) for _ in range(9)] == [Verdict.ACCEPTED] * 9
+    await asyncio.sleep(0)
+    assert outbox.is_writing
+    assert outbox.offer(message(4)) is Verdict.ACCEPTED, "all that came within that tick is no fault of the peer"
+    outbox.write_early()
+    outbox.abort()
+    outbox.write_early()
+    assert len(wire.written) == 2
+
+
+async def test_an_early_write_that_fails_ends_the_outbox():
+    wire, desk = ImmediateWire(), Desk()
+    outbox = desk.outbox(wire)
+    outbox.offer(message())
+    wire.gone = True
+    outbox.write_early()
+    assert outbox.is_done
+    assert desk.counters.lost_messages == 1
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_burst_behind_what_was_written_at_once_is_no_fault_of_the_peer(wire):
+    wire, desk = wire(), Desk(outbox_messages=1)
+    wire.block()
+    outbox = desk.outbox(wire)
+    outbox.offer(message())
+    outbox.write_at_once()
+    assert outbox.is_writing
+    assert [outbox.offer(message()) for _ in range(9)] == [Verdict.ACCEPTED] * 9
+    await ticks()
+    assert not outbox.is_over, "all came within one tick"
+    outbox.offer(message())
+    await ticks()
+    assert not outbox.is_over
+    outbox.offer(message())
+    await ticks()
+    assert outbox.is_over
+    outbox.abort()
+
+
 async def test_a_flush_that_finds_nothing_writes_nothing():
     wire = ImmediateWire()
     outbox = Desk().outbox(wire)

@@ -66,7 +66,7 @@ class Turns:
 
 def flusher_of(count):
     stalled = []
-    made = Flusher(RoomsSettings(send_timeout=4), stalled.append)  # a sweep each second
+    made = Flusher(RoomsSettings(send_timeout=4), stalled.append, lambda outbox: None)  # a sweep each second
     watched = [Watched() for _ in range(count)]
     for outbox in watched:
         made.watch(outbox)
@@ -211,6 +211,33 @@ def test_whoever_is_unwatched_or_watched_by_a_look_at_another_does_no_harm():
     run_clocked(main)
 
 
+def test_it_is_told_once_of_each_that_has_left_and_keeps_nothing_of_it():
+    async def main():
+        left = []
+        made = Flusher(RoomsSettings(send_timeout=4), lambda outbox: None, left.append)
+        swept, looked_for, ended, settled, stranger = watched = [Watched() for _ in range(5)]
+        for outbox in watched[:-1]:
+            made.watch(outbox)
+        assert made.sockets == 4
+        ended.has_gone = True
+        for outbox in (looked_for, ended, stranger):
+            made.unwatch_if_left(outbox)
+        assert left == [ended]
+        assert list(made._ended) == [looked_for], "nothing is kept of who was not watched"
+        looked_for.has_gone = True
+        made.look_for_left()
+        made.look_for_left()
+        assert left == [ended, looked_for]
+        swept.has_gone = True
+        await asyncio.sleep(1.1)
+        assert left == [ended, looked_for, swept]
+        await made.settle(0)
+        assert left == [ended, looked_for, swept, settled]
+        assert (made.sockets, made._ended) == (0, {})
+
+    run_clocked(main)
+
+
 def test_settling_in_the_middle_of_a_sweep_without_any_time_leaves_nothing():
     async def main():
         made, watched, _ = flusher_of(MANY)
@@ -238,7 +265,7 @@ def test_settling_in_the_middle_of_a_sweep_looks_at_the_rest_and_leaves_nothing(
 
 
 def test_a_sweep_that_was_left_in_the_middle_goes_on_on_the_next_loop():
-    made = Flusher(RoomsSettings(send_timeout=4), lambda outbox: None)
+    made = Flusher(RoomsSettings(send_timeout=4), lambda outbox: None, lambda outbox: None)
     watched = []
 
     async def begin():

@@ -1,7 +1,9 @@
 """Which way the bytes take, and what each way does."""
 
 import asyncio
+import functools
 import logging
+import types
 from inspect import getclosurevars
 from types import SimpleNamespace
 
@@ -34,9 +36,29 @@ class Server:
     async def send(self, event):
         self.events.append(event)
 
+    async def receive(self):
+        return {"type": "websocket.connect"}
+
 
 Known = type(NAME, (Server,), {"__module__": MODULE})
 OtherOfUvicorn = type("WSProtocol", (Server,), {"__module__": "uvicorn.protocols.websockets.wsproto_impl"})
+
+
+class Callable:
+    """A middleware's send that is no function."""
+
+    async def __call__(self, event):
+        """Swallow it."""
+
+
+def sentrys(receive):
+    """Wrap a receive as sentry-sdk does: it does not say what it wraps, but is known."""
+
+    async def _sentry_receive(*arguments):
+        return await receive(*arguments)
+
+    [(_sentry_receive.__module__, _sentry_receive.__qualname__)] = wire_choice._RECEIVES
+    return _sentry_receive
 
 
 async def _receive():
@@ -86,7 +108,45 @@ async def test_a_foreign_wrapper_is_not_looked_through_wherever_it_is(inside):
     assert getclosurevars(send).nonlocals == {"server_send": server_send}
     wire = choose_wire(websocket(await wrapped(send) if inside else send), "auto")
     assert isinstance(wire, AsgiWire)
-    assert wire.abort() is False, "what is behind an unknown wrapper is none of our business"
+    assert not wire.can_abort(), "what is behind an unknown wrapper is none of our business"
+
+
+def under_another(function):
+    """A decorator that says what it wraps, and goes by its name."""
+
+    @functools.wraps(function)
+    async def wrapper(*arguments):
+        return await function(*arguments)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("wrappers", [[], [under_another], [under_another, sentrys, under_another]])
+async def test_where_a_send_is_wrapped_the_receive_leads_to_the_socket(wrappers):
+    server = Known()
+    receive = server.receive
+    for wrap in wrappers:
+        receive = wrap(receive)
+    wire = choose_wire(WebSocket(dict(SCOPE), receive, under_another(server.send)), "auto")
+    assert isinstance(wire, AsgiWire), "the wrapper sees what is sent"
+    assert wire.can_abort()
+    wire.abort()
+    assert server.transport.aborted
+
+
+async def test_a_wrapper_that_goes_by_the_name_of_one_that_is_looked_through_is_not():
+    send = under_another(await wrapped(Known().send))
+    assert peel(send) is send
+
+
+@pytest.mark.parametrize("send", [under_another(_receive), Callable()])
+async def test_what_stands_between_us_and_uvicorn_is_said_once(send, caplog):
+    caplog.set_level(logging.INFO, "fastapi_rooms")
+    for _ in range(3):
+        choose_wire(WebSocket(dict(SCOPE), Known().receive, send), "auto")
+    [record] = caplog.records
+    name = "under_another.<locals>.wrapper" if isinstance(send, types.FunctionType) else "Callable"
+    assert f"{name} is not known here" in record.getMessage().replace("'>", "")
 
 
 async def test_a_foreign_function_with_the_name_of_fastapis_wrapper_is_not_looked_through():
@@ -124,7 +184,7 @@ async def test_the_policy_asgi_never_writes_frames_but_can_abort():
     server = Known()
     wire = choose_wire(websocket(await wrapped(server.send)), "asgi")
     assert isinstance(wire, AsgiWire)
-    assert wire.abort() is True
+    wire.abort()
     assert server.transport.aborted
 
 
@@ -157,7 +217,8 @@ async def test_a_server_without_a_transport_cannot_be_aborted(transport):
     server = Server()
     server.transport = transport
     wire = choose_wire(websocket(server.send), "auto")
-    assert (wire.abort(), wire.buffered()) == (False, 0)
+    wire.abort()
+    assert (wire.can_abort(), wire.buffered()) == (False, 0)
 
 
 async def test_a_plain_function_as_send_is_fine():
@@ -166,7 +227,7 @@ async def test_a_plain_function_as_send_is_fine():
 
     wire = choose_wire(websocket(send), "auto")
     assert isinstance(wire, AsgiWire)
-    assert wire.abort() is False
+    assert not wire.can_abort()
 
 
 async def test_a_fallback_on_uvicorn_is_logged_once_per_server(caplog):
@@ -268,7 +329,8 @@ async def test_closing_is_left_to_the_server(server, uvicorn_wire):
 
 
 async def test_an_abort_ends_the_transport(server, uvicorn_wire):
-    assert uvicorn_wire.abort() is True
+    assert uvicorn_wire.can_abort()
+    uvicorn_wire.abort()
     assert server.transport.aborted
 
 

@@ -1,0 +1,72 @@
+"""Tasks that end with a connection: what an app pushes to a client beside its handler."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from functools import partial
+from typing import Any, TypeVar
+
+from fastapi_rooms.domain.close_codes import CloseCode
+from fastapi_rooms.domain.connection import Connection
+from fastapi_rooms.domain.errors import ConnectionEnded
+from fastapi_rooms.domain.messages import Close
+from fastapi_rooms.tasks import end_tasks
+
+logger = logging.getLogger("fastapi_rooms")
+
+T = TypeVar("T")
+
+
+class ConnectionTasks:
+    """Owns them, and ends them.
+
+    Args:
+        grace: How long they have when their connection has ended, in seconds.
+        close: Called to close the connection of one that has failed.
+    """
+
+    def __init__(self, grace: float, close: Callable[[Connection, Close], None]) -> None:
+        self._grace = grace
+        self._close = close
+        self._tasks: dict[Connection, set[asyncio.Task[Any]]] = {}
+        self._timers: dict[Connection, asyncio.TimerHandle] = {}  # of connections that have ended: when tasks have to
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, connection: Connection, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start one, in the context of the caller: it is the app's own."""
+        task = asyncio.get_running_loop().create_task(coroutine, name=f"fastapi_rooms task of {connection!r}")
+        self._tasks.setdefault(connection, set()).add(task)
+        task.add_done_callback(partial(self._on_done, connection))
+        return task
+
+    def end(self, connection: Connection) -> None:
+        """Cancel those of a connection that has ended, when their grace is over. Idempotent."""
+        if connection in self._tasks and connection not in self._timers:
+            loop = asyncio.get_running_loop()
+            self._timers[connection] = loop.call_later(self._grace, self._cancel, connection, context=Context())
+
+    async def stop(self) -> None:
+        """End all of them."""
+        await end_tasks([task for tasks in self._tasks.values() for task in tasks])
+
+    def _cancel(self, connection: Connection) -> None:
+        for task in self._tasks.get(connection, ()):
+            task.cancel()
+
+    def _on_done(self, connection: Connection, task: asyncio.Task[Any]) -> None:
+        tasks = self._tasks[connection]
+        tasks.discard(task)
+        if not tasks:
+            del self._tasks[connection]
+            timer = self._timers.pop(connection, None)
+            if timer is not None:
+                timer.cancel()
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and not isinstance(error, ConnectionEnded):
+            logger.error("a task of %r failed: the client is closed with 1011", connection, exc_info=error)
+            self._close(connection, Close(CloseCode.INTERNAL_ERROR))

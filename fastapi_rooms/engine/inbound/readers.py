@@ -1,0 +1,63 @@
+"""What the readers of one node share."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from typing import Literal, Protocol
+
+from fastapi_rooms.domain.connection import Connection
+from fastapi_rooms.domain.counters import Counters
+from fastapi_rooms.domain.rate import Rate
+from fastapi_rooms.domain.settings import RoomsSettings
+
+AskLimiter = Callable[[Connection, Literal["message"]], Awaitable[bool]]
+
+
+class TakesOver(Protocol):
+    """A reader."""
+
+    def start(self) -> None:
+        """Read in a task from now on, unless that is of no use."""
+        ...
+
+
+class Readers:
+    """What the readers of one node share; and those whose handlers got a message in this tick.
+
+    Those that are still busy at its end get a task that reads on.
+
+    Args:
+        settings: Limits.
+        counters: Where is counted what was received and what was dropped.
+        limiter: Whether the app lets a connection send another message; None: it has no word in it.
+    """
+
+    def __init__(self, settings: RoomsSettings, counters: Counters, limiter: AskLimiter | None) -> None:
+        self.settings = settings
+        self.counters = counters
+        self.limiter = limiter
+        self.max_bytes: float = math.inf if settings.max_message_bytes is None else settings.max_message_bytes
+        per_second = settings.messages_per_second
+        self.rate = None if per_second is None else Rate(per_second, settings.messages_burst)
+        self.expects_pongs = settings.heartbeat_interval is not None  # which are no business of the handlers
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._context = Context()  # an empty one: a reader outlives the message that happened to come first
+        self._due: list[TakesOver] = []  # to be looked at at the end of this tick
+        self._loop: asyncio.AbstractEventLoop | None = None  # where the end-of-tick call is due; None: not due
+
+    def add(self, reader: TakesOver) -> None:
+        """Look at a reader at the end of this tick."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            self._due.append(reader)
+        else:
+            self._due = [reader]  # those of a loop that has ended are not read for any more
+            self._loop = loop
+            loop.call_soon(self._take_over, context=self._context)
+
+    def _take_over(self) -> None:
+        self._loop = None
+        readers, self._due = self._due, []
+        for reader in readers:
+            reader.start()

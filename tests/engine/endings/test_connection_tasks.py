@@ -1,0 +1,74 @@
+"""Tasks that end with their connection."""
+
+import asyncio
+
+import pytest
+
+from engine.fakes import connected, is_empty, run_clocked
+from fastapi_rooms import ConnectionEnded, ConnectionManager, RoomsSettings
+
+
+async def forever():
+    await asyncio.Event().wait()
+
+
+def test_a_task_has_its_grace_when_its_connection_has_ended():
+    async def main():
+        manager = ConnectionManager(RoomsSettings(disconnect_grace=5))
+        _, connection = await connected(manager)
+        first, second = connection.start_task(forever()), connection.start_task(asyncio.sleep(3, "done"))
+        await connection.close()
+        assert await second == "done"
+        await asyncio.sleep(1.9)
+        assert not first.done()
+        await asyncio.sleep(0.2)
+        assert first.cancelled()
+        assert len(manager._parts.tasks) == 0
+        await manager.stop()
+
+    run_clocked(main)
+
+
+async def test_a_task_that_is_done_in_its_grace_leaves_no_timer(manager):
+    _, connection = await connected(manager)
+    go = asyncio.Event()
+    task = connection.start_task(go.wait())
+    manager.disconnect(connection)
+    go.set()
+    assert await task is True
+    await asyncio.sleep(0)
+    assert manager._parts.tasks._timers == {}
+    assert len(manager._parts.tasks) == 0
+
+
+async def test_a_connection_that_has_ended_starts_no_task(manager):
+    _, connection = await connected(manager)
+    manager.disconnect(connection)
+    with pytest.raises(ConnectionEnded):
+        connection.start_task(forever())
+
+
+async def test_all_tasks_end_with_the_manager(manager):
+    _, connection = await connected(manager)
+    task = connection.start_task(forever())
+    await manager.stop()
+    assert task.cancelled()
+    assert is_empty(manager)
+
+
+async def test_a_task_that_fails_after_its_connection_has_ended_is_logged(manager, caplog):
+    _, connection = await connected(manager)
+    go = asyncio.Event()
+
+    async def fail():
+        await go.wait()
+        raise ValueError("a bug")
+
+    task = connection.start_task(fail())
+    await connection.close(4000)
+    go.set()
+    await asyncio.wait([task])
+    await asyncio.sleep(0)
+    [record] = caplog.records
+    assert record.exc_info[0] is ValueError
+    assert connection.close_code == 4000
