@@ -142,8 +142,7 @@ class RevokedUsers:
 
     def _remember(self, user_id: str, values: Sequence[bytes | None]) -> None:
         """Act on what is kept of a user under his two keys, if anything is."""
-        if self._seconds is None:
-            return
+        assert self._seconds is not None, "whoever looks up has seen that something is kept"
         try:
             kept = decode_revocations(values)
         except UnreadableError as error:
