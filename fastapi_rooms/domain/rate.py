@@ -48,8 +48,7 @@ class Allowance:
 
     def take(self, now: float) -> bool:
         """Take note of a message; return whether it is within the rate."""
-        if self._rate is None:
-            return True
+        assert self._rate is not None, "whoever asks has seen that there is one"
         full_at = self._rate.take(self._full_at, now)
         if full_at is not None:
             self._full_at = full_at

@@ -156,6 +156,8 @@ class Lifecycle:
         if connection in self.opening:  # else it has ended meanwhile
             self._leave_opening(connection)
             self._begin(connection)
+        if connection._phase is Phase.GONE:
+            return  # forgotten meanwhile: the socket is its endpoint's business
         outbox.open(choose_wire(connection.websocket, self._settings.wire, self._settings.compress_min_bytes))
 
     def _is_unproven(self, connection: Connection) -> bool:

@@ -75,7 +75,7 @@ class Link:
     last_error = None
     is_healthy = True
 
-    def __init__(self, name, dial, pace, owner, probe_channel, *, shards):
+    def __init__(self, name, dial, pace, owner, probe_channel, mark=b"", *, shards):
         self.name = name
         self.address = (name.split(":")[0], int(name.split(":")[1]))
         self.owner = shards

@@ -53,11 +53,11 @@ async def drain(manager: ManagerDep) -> int:
     return manager.active_connections
 
 @rooms.ws_route("/stuck")
-async def fill(message: Incoming[int], connection: ConnectionDep) -> None:
+async def fill(message: Incoming[int], connection: ConnectionDep, manager: ManagerDep) -> None:
     "Send to a client that does not read until so many bytes wait for it, beside those that its kernel and ours hold."
     outbox = connection._outbox
     while outbox.size + outbox._wire.buffered() < message:
-        await connection.send("x" * 65536)
+        await manager.send_personal(connection, "x" * 65536)
         await asyncio.sleep(0)
     logging.getLogger("main").info("filled by %d", os.getpid())
 

@@ -87,7 +87,7 @@ async def test_every_way_to_close_sends_a_proper_close_frame_after_what_was_sent
                     case "type":
                         assert await manager.send_to_user("u", (code, reason), MessageType.CLOSE) == 1
                 assert manager.active_connections == 0
-                assert await connection.send("too late") is False
+                assert await manager.send_personal(connection, "too late") is False
 
             await server.call(end)
             assert [await client.receive() for _ in range(3)] == ["0", "1", "2"]
@@ -227,7 +227,7 @@ async def test_stop_aborts_who_does_not_read_and_leaves_no_task(wire):
 
         async def fill() -> None:
             while not connection._outbox.is_writing or len(connection._outbox) < 3:
-                await connection.send("x" * (1 << 20))
+                await manager.send_personal(connection, "x" * (1 << 20))
                 await asyncio.sleep(0.001)
 
         await server.call(fill)

@@ -586,6 +586,19 @@ async def test_code_after_a_yield_runs_once_and_after_the_close(rooms, stage, wi
         assert after == [(False, "alice", ["hall"]), "refused"]
 
 
+async def test_who_says_something_to_a_client_that_has_gone_in_a_cleanup_is_not_heard(rooms, stage, tracebacks):
+    async def resource(connection: ConnectionDep):
+        yield
+        await connection.send("too late")
+
+    @rooms.ws_route("/ws")
+    async def session(nothing: Annotated[None, Depends(resource)]) -> None: ...
+
+    async with stage.plays(rooms) as server, server.client("/ws") as client:
+        assert await client.closed() == (1000, "")
+    assert tracebacks() == []
+
+
 async def test_in_an_http_route_current_connection_says_what_is_wrong(rooms, stage, tracebacks):
     @rooms.router.get("/http")
     async def route(connection: ConnectionDep) -> None: ...

@@ -365,8 +365,8 @@ class Outbox:
         tick = self._flusher.tick
         if self.is_writing and tick is not None and self._written_in == tick - 1:
             self._queue_pending()
-            if self._backlog is not None:
-                self._backlog.allow(EMPTY)
+            assert self._backlog is not None, "whoever calls has seen that something waits"
+            self._backlog.allow(EMPTY)
 
     def _write_now(self, wire: Wire) -> bool:
         """Write what the wire takes without waiting; return False if the peer turned out to be gone."""
@@ -417,7 +417,7 @@ class Outbox:
         else:
             is_here = batch is None
         finally:
-            if self._task is task:  # else it was cut, and another is at work
+            if self._task is task:  # pragma: no branch - else it was cut, and another is at work
                 self._task = None
         self.is_writing = False
         if is_here:

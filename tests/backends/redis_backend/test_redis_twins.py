@@ -9,8 +9,10 @@ import pytest
 from redis_nodes import ROOM, Node, running_nodes, some_settings
 from support import until
 
+from fastapi_rooms.backends.redis.backend import RedisBackend
 from fastapi_rooms.backends.redis.marks import is_probe, new_mark
 from fastapi_rooms.domain.envelope import EVERYBODY
+from fastapi_rooms.domain.settings import RoomsSettings
 
 FORKING = """
 import os
@@ -93,3 +95,10 @@ async def test_a_publisher_works_on_both_sides_of_a_fork(each_broker, when):
         assert [len(found) for found in origins.values()] == [1, 1]
         assert origins["parent"] != origins["child"]
         assert node.heard.count("parent") == node.heard.count("child") == 20
+
+
+async def test_what_comes_on_a_channel_that_nobody_wants_any_more_is_left_alone():
+    backend = RedisBackend("redis://127.0.0.1:1", RoomsSettings())
+    backend._own_channels = b"rooms:n:me:"  # as from the start on
+    backend.on_message(b"rooms:r:left", b"no envelope")
+    assert backend.status.undecodable == 0

@@ -514,7 +514,7 @@ async def test_to_write_early_takes_a_slice_at_most():
 
 
 async def test_what_is_gathered_for_longer_is_not_written_earlier_in_a_tick_that_lasts():
-    made = Flusher(RoomsSettings(flush_interval=50), lambda outbox: None)
+    made = Flusher(RoomsSettings(flush_interval=50), lambda outbox: None, lambda outbox: None)
     outbox = FakeOutbox()
     made.add(outbox)
     time.sleep(SLICE_SECONDS * 1.1)
