@@ -53,6 +53,7 @@ class RedisBackend:
         self._home = HomeLoop(ELSEWHERE)  # settled on by start, left by stop
         self._receiver: Receiver  # set by start
         self._origin = b""  # set by start: the id of the node, by which it knows its own envelopes
+        self._own_channels = b""  # set by start: what the channels for probes begin with
         self._mark = b""  # set by start: what its probes begin with
         self._connected = False
         self._degraded_since: datetime | None = datetime.now(UTC)
@@ -90,6 +91,7 @@ class RedisBackend:
         await self._end_retired()
         self._home.settle()
         self._origin, self._receiver = bytes.fromhex(node_id), receiver
+        self._own_channels = self._channels.all_of_node(node_id)
         self._mark = new_mark()
         self._was_connected = False
         pace = Pace(self._settings.publish_timeout, self._settings.probe_interval)
@@ -238,7 +240,8 @@ class RedisBackend:
         """Hand an envelope of another node to the receiver."""
         wanted = self._targets.get(channel)
         if wanted is None:
-            self._on_own_channel(channel, payload)  # nothing else is heard that is no target
+            if channel.startswith(self._own_channels):
+                self._on_own_channel(channel, payload)
             return
         if is_from(payload, self._origin):
             return

@@ -31,7 +31,11 @@ class Channels:
 
     def of_node(self, node_id: str, number: int) -> bytes:
         """Return one of the channels to which a node alone listens. In a cluster it has one per shard."""
-        return f"{self._prefix}:node:{node_id}:{number}".encode()
+        return self.all_of_node(node_id) + b"%d" % number
+
+    def all_of_node(self, node_id: str) -> bytes:
+        """Return what the channels of a node begin with."""
+        return f"{self._prefix}:node:{node_id}:".encode()
 
     def of_key(self, key: str) -> bytes:
         """Return the name in Redis of a key of the store."""
