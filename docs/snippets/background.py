@@ -1,11 +1,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
 
-from fastapi_rooms import ConnectionDep, RoomsExtension
+from fastapi_rooms import BackendUnavailable, ConnectionDep, RoomsExtension
 
 rooms = RoomsExtension()
 
@@ -13,7 +13,8 @@ rooms = RoomsExtension()
 async def tell_prices() -> None:
     price = 100
     while True:
-        await rooms.manager.broadcast_to_room("prices", {"price": price})
+        with suppress(BackendUnavailable):  # this node's members have it
+            await rooms.manager.broadcast_to_room("prices", {"price": price})
         price += 1
         await asyncio.sleep(0.1)
 

@@ -18,7 +18,7 @@ from uuid import uuid4
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, check_size, room_target, user_target
 from fastapi_rooms.domain.errors import BackendUnavailable
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
-from fastapi_rooms.domain.revocation import Revocation, revocation_key
+from fastapi_rooms.domain.revocation import Revocation
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.telemetry.caller_trace import CallerTrace
 
@@ -90,7 +90,7 @@ class Publications:
         failure: BackendUnavailable | None = None
         if self._revocation_seconds is not None:
             try:
-                yield Keep(revocation_key(user_id), revocation.encode(), self._revocation_seconds)
+                yield Keep(revocation.key_for(user_id), revocation.encode(), self._revocation_seconds)
             except BackendUnavailable as error:
                 failure = error
         yield envelope  # those who hear are told, although others are not

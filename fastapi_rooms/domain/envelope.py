@@ -24,6 +24,7 @@ can read; what has fields is undecodable to them.
 """
 
 import struct
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -147,8 +148,7 @@ class Envelope:
         else:
             kind, payload = (_TEXT if content.is_text else _BYTES), content.payload
         name = _encode_name(self.target.name)
-        # What is no id of ours is nobody's, on any node.
-        excluded = [packed for one in self.excluded if (packed := _pack_id(one)) is not None]
+        excluded = pack_ids(self.excluded)
         fields = b"" if self.trace is None else _encode_fields(self.trace)
         version = VERSION_WITH_FIELDS if fields else VERSION
         header = _HEADER.pack(
@@ -191,10 +191,11 @@ def decode(data: bytes, max_bytes: int | None = None) -> Envelope:
     if magic != MAGIC or version not in (VERSION, VERSION_WITH_FIELDS):
         raise UndecodableError("no envelope of fastapi-rooms, or one of another version")
     name_end = _HEADER.size + name_bytes
-    payload_start = ids_end = name_end + excluded_count * _ID_BYTES
-    if ids_end > len(data):
-        raise UndecodableError("shorter than its header says")
-    excluded = (data[at : at + _ID_BYTES].hex() for at in range(name_end, ids_end, _ID_BYTES))
+    try:
+        excluded, ids_end = unpack_ids(data, name_end, excluded_count)
+    except ValueError as error:
+        raise UndecodableError(str(error)) from error
+    payload_start = ids_end
     trace = None
     if version == VERSION_WITH_FIELDS:
         fields, payload_start = _decode_fields(data, ids_end)
@@ -204,7 +205,7 @@ def decode(data: bytes, max_bytes: int | None = None) -> Envelope:
         content = _decode_content(kind, data[payload_start:])
     except (ValueError, ConfigurationError) as error:  # UnicodeDecodeError is a ValueError
         raise UndecodableError(str(error)) from error
-    return Envelope(origin.hex(), target, content, frozenset(excluded), trace)
+    return Envelope(origin.hex(), target, content, excluded, trace)
 
 
 def _decode_content(kind: int, payload: bytes) -> Message | Close:
@@ -271,6 +272,23 @@ def _encode_name(name: str) -> bytes:
 
 def _decode_name(name: bytes) -> str:
     return name.decode("utf-8", "surrogatepass")
+
+
+def pack_ids(connection_ids: Iterable[str]) -> list[bytes]:
+    """Return `connection_id`s as 16 bytes each; what is no id of ours is nobody's, on any node, and is left out."""
+    return [packed for one in connection_ids if (packed := _pack_id(one)) is not None]
+
+
+def unpack_ids(data: bytes, begin: int, count: int) -> tuple[frozenset[str], int]:
+    """Return so many ids that begin there, and where they end.
+
+    Raises:
+        ValueError: The data is shorter.
+    """
+    end = begin + count * _ID_BYTES
+    if end > len(data):
+        raise ValueError("shorter than its header says")
+    return frozenset(data[at : at + _ID_BYTES].hex() for at in range(begin, end, _ID_BYTES)), end
 
 
 def _pack_id(connection_id: str) -> bytes | None:

@@ -157,6 +157,7 @@ class DistributedWebSocketManager(ConnectionManager):
             await self._parts.revoked.stop()
             await self._parts.announcer.stop()
             await self._parts.drain.stop()
+            self._parts.drain.shut()  # who came now would hear nobody
             self._stop_telemetry()
             self._home.leave()
 
@@ -244,7 +245,7 @@ class DistributedWebSocketManager(ConnectionManager):
     def _hear(self, envelope: Envelope) -> None:
         here = self._registry.outboxes(envelope.target)
         if envelope.target.kind is TargetKind.USER and isinstance(envelope.content, Close):
-            self._parts.revoked.note(envelope.target.name, envelope.content)
+            self._parts.revoked.note(envelope.target.name, envelope.content, envelope.excluded)
         if self._telemetry is None:
             self._deliver(here, envelope.content, envelope.excluded)
         else:
@@ -267,7 +268,7 @@ class DistributedWebSocketManager(ConnectionManager):
         # Kept first: who is too late to hear finds it. In a cluster the two go to different servers, and for as long as
         # one of these is the slower, a node that begins to listen in between can miss both.
         kept = self._parts.revoked.keep_soon(target.name, revocation)
-        reached = await self._send(target, close)
+        reached = await self._send(target, close, revocation.excluded)
         if kept is not None and self.settings.publish_failure == "raise":
             await asyncio.wait([kept])
             error = BackendUnavailable("the manager was stopped") if kept.cancelled() else kept.exception()

@@ -93,5 +93,5 @@ class Entrance:
     def check_not_revoked(self, connection: Connection) -> None:
         """Refuse whose user was closed since the connection was made. Raises as `Admission.refuse_credentials` does."""
         user_id = connection.user_id
-        if user_id is not None and self._revoked.is_revoked(user_id, connection._made_at):
+        if user_id is not None and self._revoked.is_revoked(user_id, connection._made_at, connection.connection_id):
             self._admission.refuse_credentials(connection.websocket, "Bearer")

@@ -258,15 +258,19 @@ class ConnectionManager(DeprecatedNames):
         if connection is not None:
             await self._parts.delivery.send_here((connection._outbox,), close)
 
-    async def close_user(self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> int:
-        """Close all connections of a user; return how many. See `close`.
+    async def close_user(
+        self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "", exclude: Excluded = ()
+    ) -> int:
+        """Close all connections of a user but those that are left out; return how many. See `close`.
 
         A handshake that began before is refused with 401, also if its credentials were good when they were checked. On
         many nodes it is also kept for `revocation_seconds`, so that a node that was cut off closes them when it is
-        back.
+        back. Whom `exclude` leaves out is spared all of that, also during the handshake, unless the user is closed
+        without it, too.
         """
+        self._home.check()
         target, close = user_target(user_id), Close(code, reason)
-        return await self._close_user(target, close, self._parts.revoked.note(user_id, close))
+        return await self._close_user(target, close, self._parts.revoked.note(user_id, close, ids(exclude)))
 
     async def close_room(self, room: str, code: int = CloseCode.NORMAL, reason: str = "") -> int:
         """Close all members of a room; return how many. See `close`."""
@@ -341,9 +345,9 @@ class ConnectionManager(DeprecatedNames):
         """Return how this node stands to the others. A seam, asked once."""
         return ONE_NODE
 
-    async def _close_user(self, target: Target, close: Close, revocation: Revocation) -> int:  # noqa: ARG002
+    async def _close_user(self, target: Target, close: Close, revocation: Revocation) -> int:
         """Close the connections of a user. A seam: one node has nobody for whom to keep it."""
-        return await self._send(target, close)
+        return await self._send(target, close, revocation.excluded)
 
     def _backend_status(self) -> BackendStatus | None:
         """Return whether this node hears the others. A seam."""

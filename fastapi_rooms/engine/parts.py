@@ -80,7 +80,7 @@ class Parts:
             self.announcer,
             authorize_join,
             limiter,
-            self.drain.seconds_left,
+            self._closed_for,
         )
         self.tasks = self.lifecycle.tasks
         self.entrance = Entrance(self.admission, self.revoked, self.lifecycle)
@@ -95,6 +95,11 @@ class Parts:
         """
         self.home.check()
         return find(reference, self.registry)
+
+    def _closed_for(self) -> float | None:
+        """Return when who comes now may come again, in seconds; None: now."""
+        self.drain.check_shut()
+        return self.drain.seconds_left()
 
     async def end_everybody(self) -> None:
         """Close who is left with 1012, wait for their outboxes, then for the app's hooks; nobody is let in any more."""

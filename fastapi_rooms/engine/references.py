@@ -62,5 +62,8 @@ def ids(excluded: Excluded) -> frozenset[str]:
 def _id(target: Reference) -> str | None:
     if isinstance(target, str):
         return target
-    connection: Connection | None = target if isinstance(target, Connection) else target.scope.get(SCOPE_KEY)
-    return None if connection is None else connection.connection_id
+    if isinstance(target, Connection):
+        return target.connection_id
+    if target.scope.get(SCOPE_KEY, target) is None:
+        return None  # it was forgotten
+    return connection_of(target).connection_id  # made here, if it is to be connected only later

@@ -66,6 +66,19 @@ class Sessions:
         """
         self._parts.admission.refuse_credentials(websocket, challenge)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the app has, so that nobody is let in until the manager is started again."""
+        return self._parts.drain.is_shut
+
+    def end(self) -> None:
+        """Let nobody in until the manager is started again."""
+        self._parts.drain.shut()
+
+    def check_ended(self) -> bool:
+        """Return `has_ended` to somebody who asks from outside. That the server goes on is logged."""
+        return self._parts.drain.check_shut()
+
     def is_revoked(self, user_id: str, since: datetime) -> bool:
         """Return whether a user was closed everywhere since then, as far as this node knows."""
         return self._parts.revoked.is_revoked(user_id, since)

@@ -15,6 +15,7 @@ from fastapi_rooms.engine.admission.admission import AuthorizeJoin, Limiter
 from fastapi_rooms.engine.distributed import BackendSource, DistributedWebSocketManager, OnGap
 from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.sessions import sessions_of
 from fastapi_rooms.web.dependencies import STATE_KEY
 from fastapi_rooms.web.signals import SignalledDrain, drain_at_signal
 from fastapi_rooms.web.sources import Source
@@ -34,7 +35,8 @@ class RoomsExtension:
 
     When a server such as uvicorn is told to stop (SIGTERM, SIGINT), the node drains first, over `drain_timeout`: see
     `ConnectionManager.drain`. When the app stops, connections that are left are closed with 1012 and no task stays
-    behind.
+    behind. If its lifespan ends while the server goes on, as after an exception in a task group around the `yield`,
+    handshakes are refused with 503, `/live` of `health_router` fails, and an ERROR says so.
 
     Args:
         redis_url: Where Redis is, for many nodes; see `DistributedWebSocketManager`. None: this process is all.
@@ -89,19 +91,23 @@ class RoomsExtension:
         """Start the manager, yield the lifespan state, and stop the manager at the end."""
         states = _put_manager(app, self.manager)
         self._attached += 1
+        ends_early = False
         try:
             await self.manager.start(required=self._required)
             if self._signalled is None and self.manager.settings.drain_timeout is not None:
                 self._signalled = drain_at_signal(self.manager)
+            ends_early = True
             yield {STATE_KEY: self.manager}
+            ends_early = False
         finally:
             self._attached -= 1
             try:
                 if not self._attached:
                     await self._stop()
             finally:
-                for state in states:
-                    delattr(state, STATE_KEY)
+                if not ends_early:  # else the server may go on: whoever comes is refused by the manager
+                    for state in states:
+                        delattr(state, STATE_KEY)
 
     def ws_route(
         self,
@@ -132,12 +138,17 @@ class RoomsExtension:
             if signalled is not None:
                 await signalled.remove(self.manager)
         finally:
-            await self.manager.stop()
+            try:
+                await self.manager.stop()
+            finally:
+                sessions_of(self.manager).end()
 
 
 def _put_manager(app: Starlette, manager: ConnectionManager) -> list[State]:
     """Put the manager on the app and on apps mounted in it, whose own lifespans never run; return where it was put."""
     present = getattr(app.state, STATE_KEY, None)
+    if isinstance(present, ConnectionManager) and sessions_of(present).has_ended:
+        present = None  # its lifespan has ended early
     if present is not None and present is not manager:
         raise ConfigurationError(
             f"app.state.{STATE_KEY} is taken by {type(present).__name__}: attach one RoomsExtension to an app, and "

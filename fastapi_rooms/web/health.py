@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.sessions import sessions_of
 
 if TYPE_CHECKING:
     from fastapi_rooms.web.extension import RoomsExtension
@@ -24,7 +25,7 @@ class Ready(BaseModel):
 
     ready: bool
     draining: bool
-    """The node is being stopped."""
+    """The node is being stopped, or its app has ended."""
     connected: bool | None
     """It hears the other nodes and is heard; None: it has none."""
     degraded_since: datetime | None
@@ -33,9 +34,10 @@ class Ready(BaseModel):
 
 
 def health_router(rooms: "RoomsExtension | ConnectionManager", *, prefix: str = "") -> APIRouter:
-    """Return a router with `GET /live` (200 while the event loop runs) and `GET /ready` (200 or 503).
+    """Return a router with `GET /live` and `GET /ready`, which answer with 200 or 503.
 
-    Not ready is a node that drains, and one that does not hear the others: its clients would miss what is said there.
+    Alive is a node whose event loop runs, unless its app has ended and only the server goes on. Not ready is a node
+    that drains, and one that does not hear the others: its clients would miss what is said there.
     Point liveness probes at `/live` alone: a restart brings back neither Redis nor those who were thrown out.
 
     Args:
@@ -53,17 +55,21 @@ def health_router(rooms: "RoomsExtension | ConnectionManager", *, prefix: str = 
         )
     router = APIRouter(prefix=prefix, tags=["health"])
 
-    @router.get("/live")
-    async def live() -> Live:
-        return Live()
+    @router.get("/live", responses={503: {"model": Live}})
+    async def live(response: Response) -> Live:
+        answer = Live(alive=not sessions_of(manager).check_ended())
+        if not answer.alive:
+            response.status_code = 503
+        return answer
 
     @router.get("/ready", responses={503: {"model": Ready}})
     async def ready(response: Response) -> Ready:
         backend = manager._backend_status()  # noqa: SLF001 - `stats` goes through all connections
         is_connected = None if backend is None else backend.connected
+        is_draining = manager.is_draining or sessions_of(manager).has_ended
         answer = Ready(
-            ready=not manager.is_draining and is_connected is not False,
-            draining=manager.is_draining,
+            ready=not is_draining and is_connected is not False,
+            draining=is_draining,
             connected=is_connected,
             degraded_since=None if backend is None else backend.degraded_since,
             connections=manager.active_connections,

@@ -18,7 +18,7 @@ from fastapi_rooms.backends.memory import LocalStore
 from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError
 from fastapi_rooms.domain.http_origin import sole
 from fastapi_rooms.domain.names import check_name
-from fastapi_rooms.domain.revocation import UnreadableError, decode_revocation, revocation_key
+from fastapi_rooms.domain.revocation import UnreadableError, decode_revocations, revocation_keys
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import are_seconds
 from fastapi_rooms.domain.tickets import TICKET_BYTES, Claim, claim, claim_in, key_of
@@ -190,11 +190,9 @@ class Tickets:
         store = manager.store if isinstance(manager, DistributedWebSocketManager) else None
         if store is None or manager.settings.revocation_seconds is None:
             return False
-        (value,) = await store.peek([revocation_key(kept.user_id)])
-        if value is None:
-            return False
+        values = await store.peek(revocation_keys(kept.user_id))
         try:
-            return kept.is_revoked(decode_revocation(value))
+            return any(map(kept.is_revoked, decode_revocations(values)))
         except UnreadableError as error:
             if self._unreadable_said.is_due(time.monotonic()):
                 logger.warning(

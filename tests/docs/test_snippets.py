@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from type_checker import SECONDS, check_types
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from fastapi_rooms import DistributedWebSocketManager
+from fastapi_rooms import DistributedWebSocketManager, RoomsExtension, RoomsSettings
 
 SNIPPETS = Path(__file__).parents[2] / "docs" / "snippets"
 DEADLINE = 5.0
@@ -281,6 +282,24 @@ async def test_background() -> None:
     async with served("background") as site, site.connect("/prices") as client:
         first = (await receive_json(client))["price"]
         assert (await receive_json(client))["price"] == first + 1
+
+
+async def test_background_goes_on_while_redis_is_away(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = RoomsSettings(publish_timeout=0.3, probe_interval=0.1)
+    on_many_nodes = partial(RoomsExtension, broker.url, settings=settings, required=True)
+    monkeypatch.setattr("fastapi_rooms.RoomsExtension", on_many_nodes)
+    monkeypatch.delitem(sys.modules, "background", raising=False)
+    async with served("background") as site:
+        monkeypatch.delitem(sys.modules, "background")
+        async with site.connect("/prices") as client:
+            first = (await receive_json(client))["price"]
+            broker.kill()
+            for price in range(first + 1, first + 20):
+                assert (await receive_json(client))["price"] == price
+            async with site.connect("/prices") as late:
+                assert (await receive_json(late))["price"] > price
+            broker.start()
+            assert (await receive_json(client))["price"] == price + 1
 
 
 async def test_identity() -> None:

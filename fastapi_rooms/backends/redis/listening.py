@@ -24,7 +24,8 @@ Three facts about a channel say what the writer does next (`_word_about`):
     a server refuses it      the connection is ended
     the connection is lost   not confirmed, and not busy
 
-What has changed is noted in `_changed`, and the writer looks at no other channels.
+What has changed is noted in `_changed`, and the writer looks at no other channels. Without a connection nothing is
+noted: the next one begins with all that is wanted by then.
 """
 
 import asyncio
@@ -177,8 +178,9 @@ class Listener(SupervisedConnection):
             self._release(channel)
 
     def _look_at(self, channel: bytes) -> None:
-        self._changed[channel] = None
-        self._wake.set()
+        if self.is_up:  # else the next connection is told everything anew
+            self._changed[channel] = None
+            self._wake.set()
 
     def _due(self) -> float | None:
         return self._progress + self._timeout if self._under_way else None

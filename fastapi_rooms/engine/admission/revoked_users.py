@@ -6,7 +6,7 @@ For connections that were only being made, and for nodes that were cut off: neit
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from datetime import UTC, datetime
 
@@ -16,7 +16,7 @@ from fastapi_rooms.domain.errors import BackendUnavailable
 from fastapi_rooms.domain.expiring import Expiring
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.domain.registry import Registry
-from fastapi_rooms.domain.revocation import Revocation, UnreadableError, decode_revocation, revocation_key
+from fastapi_rooms.domain.revocation import Revocation, UnreadableError, decode_revocations, revocation_keys
 from fastapi_rooms.tasks import end_tasks, wait_for
 
 logger = logging.getLogger("fastapi_rooms")
@@ -59,17 +59,22 @@ class RevokedUsers:
         self._applying: asyncio.Task[None] | None = None  # looks them up; None or done: there are none
         self._keeping: set[asyncio.Task[None]] = set()
 
-    def note(self, user_id: str, close: Close) -> Revocation:
-        """Remember on this node that a user is closed now."""
-        revocation = Revocation(datetime.now(UTC), close)
+    def note(self, user_id: str, close: Close, excluded: frozenset[str] = frozenset()) -> Revocation:
+        """Remember on this node that a user is closed now, but for the connections with some ids."""
+        revocation = Revocation(datetime.now(UTC), close, excluded)
         if self._seconds is not None:
-            self._here.put(user_id, revocation.encode(), self._seconds, time.monotonic())
+            self._here.put(revocation.key_for(user_id), revocation.encode(), self._seconds, time.monotonic())
         return revocation
 
-    def is_revoked(self, user_id: str, since: datetime) -> bool:
-        """Return whether a user was closed since then, as far as this node knows."""
-        (value,) = self._here.peek([user_id], time.monotonic())
-        return value is not None and decode_revocation(value).at >= since
+    def is_revoked(self, user_id: str, since: datetime, connection_id: str | None = None) -> bool:
+        """Return whether a user was closed since then, as far as this node knows.
+
+        Args:
+            user_id: Who.
+            since: Since when the connection, or the ticket, is there.
+            connection_id: Which connection, since it may have been left out; None: it is none.
+        """
+        return any(one.ends(since, connection_id) for one in self._known(user_id))
 
     def keep_soon(self, user_id: str, revocation: Revocation) -> asyncio.Task[None] | None:
         """Keep one for the other nodes, ahead of what is published afterwards; None: there is no place for it.
@@ -78,7 +83,7 @@ class RevokedUsers:
         """
         if self.store is None or self._seconds is None:
             return None
-        told = self.store.put(revocation_key(user_id), revocation.encode(), self._seconds)
+        told = self.store.put(revocation.key_for(user_id), revocation.encode(), self._seconds)
         task = asyncio.get_running_loop().create_task(
             wait_for(told), name="fastapi_rooms revocation", context=Context()
         )
@@ -91,10 +96,10 @@ class RevokedUsers:
         if self.store is None or self._seconds is None:
             return
         try:
-            (value,) = await self.store.peek([revocation_key(user_id)])
+            values = await self.store.peek(revocation_keys(user_id))
         except BackendUnavailable:
             return  # the node is degraded: it will look up everybody when it hears again
-        self._remember(user_id, value)
+        self._remember(user_id, values)
 
     def apply_soon(self, users: Iterable[str]) -> None:
         """Look up users of this node, and close those connections that are older than a revocation."""
@@ -112,6 +117,9 @@ class RevokedUsers:
         self._missed.clear()
         await end_tasks([*self._keeping, *([] if self._applying is None else [self._applying])])
 
+    def _known(self, user_id: str) -> list[Revocation]:
+        return decode_revocations(self._here.peek(revocation_keys(user_id), time.monotonic()))
+
     def _kept(self, task: asyncio.Task[None]) -> None:
         self._keeping.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -122,28 +130,30 @@ class RevokedUsers:
             some = list(self._missed)[:USERS_PER_TURN]
             self._missed.difference_update(some)  # now: whoever is missed from here on is looked up again
             try:
-                values = await store.peek([revocation_key(user_id) for user_id in some])
+                values = await store.peek([key for user_id in some for key in revocation_keys(user_id)])
             except Exception as error:  # noqa: BLE001 - whatever a store raises: it may be asked again
                 self._missed.update(some)
                 logger.warning("could not look up who was closed meanwhile, and will try again: %s", error)
                 await asyncio.sleep(self._retry_seconds)
                 continue
-            for user_id, value in zip(some, values, strict=True):
-                self._remember(user_id, value)
+            for user_id, kept in zip(some, zip(values[::2], values[1::2], strict=True), strict=True):
+                self._remember(user_id, kept)
             await asyncio.sleep(0)
 
-    def _remember(self, user_id: str, value: bytes | None) -> None:
-        """Act on what is kept of a user, if anything is."""
-        if value is None or self._seconds is None:
-            return
+    def _remember(self, user_id: str, values: Sequence[bytes | None]) -> None:
+        """Act on what is kept of a user under his two keys, if anything is."""
+        assert self._seconds is not None, "whoever looks up has seen that something is kept"
         try:
-            revocation = decode_revocation(value)
+            kept = decode_revocations(values)
         except UnreadableError as error:
             logger.warning("what is kept about a closed user cannot be read: %s", error)
             return
-        if not self.is_revoked(user_id, revocation.at):  # this node may know of a later one
-            self._here.put(user_id, value, self._seconds, time.monotonic())
+        for revocation in kept:
+            key = revocation.key_for(user_id)
+            if all(known.key_for(user_id) != key or known.at < revocation.at for known in self._known(user_id)):
+                self._here.put(key, revocation.encode(), self._seconds, time.monotonic())
         for connection in list(self._registry.of_user(user_id)):
-            if connection._made_at <= revocation.at:
+            ends = [one for one in kept if one.ends(connection._made_at, connection.connection_id)]
+            if ends:
                 logger.info("%r was closed while this node did not hear", connection)
-                self._close(connection, revocation.close)
+                self._close(connection, ends[0].close)

@@ -1,4 +1,4 @@
-"""Emptying a node that is to be stopped, so that its clients do not all come back in one instant."""
+"""Emptying a node that is to be stopped, so that its clients do not all come back in one instant, and shutting it."""
 
 import asyncio
 import logging
@@ -13,6 +13,7 @@ from fastapi_rooms.domain.envelope import EVERYBODY
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.domain.registry import Registry
+from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import RoomsSettings, are_seconds
 from fastapi_rooms.engine.outbound.flusher import Flusher
 from fastapi_rooms.tasks import end_tasks
@@ -32,11 +33,13 @@ GRACE_SECONDS = 0.25
 ANSWER_SECONDS = 0.5
 """How long clients that have everything may take to answer the close frame. Most do at once; to hang up on one that is
 sending would cost it the close frame that it has not read (it would see a reset, that is 1006)."""
+RETRY_SECONDS = 5.0
+"""When to come again where the app has ended: somebody has to restart the process first."""
 RESTARTING = Close(CloseCode.SERVICE_RESTART, "restarting")
 
 
 class Drain:
-    """Owns the task that drains, and the fact that nobody is let in meanwhile.
+    """Owns the task that drains, and the fact that nobody is let in: meanwhile, and after the app has ended.
 
     Args:
         settings: How long it takes.
@@ -63,15 +66,41 @@ class Drain:
         self._closes_at = 0.0  # time of the loop below at which it ends
         self._loop: asyncio.AbstractEventLoop | None = None  # where nobody is let in; None: everybody is
         self._is_interrupted = False  # from `interrupt` to `stop`
+        self._shut_on: asyncio.AbstractEventLoop | None = None  # from `shut` to `resume`: where; None: it is open
+        self._shut_said = Seldom()
 
     @property
     def is_on(self) -> bool:
         """Whether new connections are refused. What began on a loop that is closed counts no more."""
         return self._loop is not None and not self._loop.is_closed()
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether the app has ended. What was shut on a loop that is closed is open."""
+        return self._shut_on is not None and not self._shut_on.is_closed()
+
     def seconds_left(self) -> float | None:
         """Return after how long somebody else may let in who comes now; None: this node does."""
-        return self._closes_at - self._loop.time() if self._loop is not None and self.is_on else None
+        if self._loop is not None and self.is_on:
+            return self._closes_at - self._loop.time()
+        return RETRY_SECONDS if self.is_shut else None
+
+    def shut(self) -> None:
+        """Let nobody in until `resume`, since the app has ended. Its server should have, too."""
+        self._shut_on = asyncio.get_running_loop()
+
+    def check_shut(self) -> bool:
+        """Return `is_shut` where somebody has come, which is told to the operator: the server goes on."""
+        if not self.is_shut or self.is_on:
+            return self.is_shut
+        if self._shut_said.is_due(asyncio.get_running_loop().time()):
+            logger.error(
+                "the manager was stopped, but its server goes on: clients are refused with 503, and /live of "
+                "health_router fails. Did an exception end the lifespan of the app, as in a task of a task group "
+                "around its `yield`? Handle it in the task (BackendUnavailable, while Redis is away), and restart this "
+                "process (said once a minute)"
+            )
+        return True
 
     async def run(self, seconds: float | None = None) -> None:
         """Drain, or wait for the drain that has begun; cancelling this does not cancel that.
@@ -97,7 +126,8 @@ class Drain:
             await end_tasks([self._task])
 
     async def resume(self) -> None:
-        """Let connections in again after an `interrupt` that no `stop` has followed; a drain goes on."""
+        """Let connections in again after `shut`, or an `interrupt` that no `stop` has followed; a drain goes on."""
+        self._shut_on = None
         if self._is_interrupted:
             await self.stop()
 

@@ -51,6 +51,30 @@ async def test_each_node_has_one_connection_that_listens_and_one_that_publishes(
     await until(lambda: broker.clients() == [])
 
 
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+async def test_rooms_that_come_and_go_while_redis_is_away_leave_nothing(scheme):
+    node = Node(f"{scheme}://127.0.0.1:1", ROOM, settings=some_settings(publish_timeout=0.2))
+    await node.start()
+
+    async def come_and_go(name):
+        for number in range(ROOMS):
+            here = [room_target(f"{name} {number}"), user_target(f"{name} {number}")]
+            await node.backend.subscribe(here)
+            node.backend.unsubscribe(here)
+
+    await come_and_go("first")
+    gc.collect()
+    tracemalloc.start()
+    try:
+        await come_and_go("second")
+        gc.collect()
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert left / ROOMS < 5, "bytes for a room and a user"
+    await node.backend.stop()
+
+
 async def test_a_publish_is_one_publish_whoever_hears_it(broker):
     async with running_nodes(broker.url, 3, *rooms(50), probe_interval=600) as (one, *_):
         before = broker.calls("publish")

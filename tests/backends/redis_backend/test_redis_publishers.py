@@ -26,7 +26,7 @@ from fastapi_rooms.backends.redis.publisher import Publisher
 from fastapi_rooms.backends.redis.sync_publisher import SyncPublisher
 from fastapi_rooms.domain.envelope import EVERYBODY, user_target
 from fastapi_rooms.domain.messages import Close
-from fastapi_rooms.domain.revocation import decode_revocation, revocation_key
+from fastapi_rooms.domain.revocation import decode_revocation, revocation_keys
 
 ANN = user_target("ann")
 DEADLINE = 2.5
@@ -87,13 +87,13 @@ def plain(envelope):
 @pytest.mark.parametrize(("seconds", "is_kept"), [(3600, True), (None, False)])
 async def test_that_a_user_was_closed_is_kept_for_as_long_as_the_settings_say(each_broker, make, seconds, is_kept):
     either = make(each_broker.url, revocation_seconds=seconds)
-    key = Channels(either.settings.key_prefix).of_key(revocation_key("ann"))
+    key = Channels(either.settings.key_prefix).of_key(revocation_keys("ann")[0])
     before = datetime.now(UTC)
     await either.call("close_user", "ann", 4501, "bye")
     assert each_broker.call("EXISTS", key) == is_kept
     if is_kept:
         node = await listening(either, each_broker)
-        (value,) = await node.backend.peek([revocation_key("ann")])
+        (value,) = await node.backend.peek([revocation_keys("ann")[0]])
         revocation = decode_revocation(value)
         await node.backend.stop()
         assert before - timedelta(milliseconds=1) <= revocation.at <= datetime.now(UTC)

@@ -20,7 +20,7 @@ from fastapi_rooms import (
     RoomsSettings,
 )
 from fastapi_rooms.domain.messages import Close
-from fastapi_rooms.domain.revocation import Revocation, UnreadableError, decode_revocation, revocation_key
+from fastapi_rooms.domain.revocation import Revocation, UnreadableError, decode_revocation, revocation_keys
 from fastapi_rooms.testing import LocalCluster
 
 
@@ -100,7 +100,7 @@ async def test_it_is_kept_only_for_so_long(cluster):
     _, connection = await connected(there, "kitchen", "ann")
     cluster.cut(1)
     await here.close_user("ann")
-    assert await cluster.backends[0].peek([revocation_key("ann")]) == [None]
+    assert await cluster.backends[0].peek([revocation_keys("ann")[0]]) == [None]
     cluster.restore(1)
     await settled()
     assert connection.is_open
@@ -122,9 +122,9 @@ async def test_what_is_kept_and_cannot_be_read_harms_nobody_and_is_said(cluster,
     _, there = nodes
     _, of_ann = await connected(there, "kitchen", "ann")
     _, of_bob = await connected(there, "kitchen", "bob")
-    await cluster.backends[0].put(revocation_key("ann"), b"what is this", 60)
+    await cluster.backends[0].put(revocation_keys("ann")[0], b"what is this", 60)
     later = Revocation(datetime.now(UTC) + timedelta(seconds=5), Close(4000))
-    await cluster.backends[0].put(revocation_key("bob"), later.encode(), 60)
+    await cluster.backends[0].put(revocation_keys("bob")[0], later.encode(), 60)
     cluster.cut(1)
     cluster.restore(1)
     await until(lambda: not of_bob.is_open)
@@ -309,7 +309,7 @@ async def test_who_is_missed_again_while_he_is_looked_up_is_looked_up_again(clus
     backend.peek = peek_slowly
     there._parts.revoked.apply_soon(["ann"])
     await until(lambda: asked)
-    await cluster.backends[0].put(revocation_key("ann"), Revocation(datetime.now(UTC), Close(4501)).encode(), 60)
+    await cluster.backends[0].put(revocation_keys("ann")[0], Revocation(datetime.now(UTC), Close(4501)).encode(), 60)
     there._parts.revoked.apply_soon(["ann"])  # a second gap, which the first answer knows nothing of
     answer.set()
     await until(lambda: not connection.is_open)
@@ -321,7 +321,7 @@ async def test_an_older_one_that_others_keep_does_not_take_the_place_of_a_later_
     begun = datetime.now(UTC)
     here._parts.revoked.note("ann", Close(4501))
     older = Revocation(begun - timedelta(seconds=5), Close(4000))
-    await cluster.backends[1].put(revocation_key("ann"), older.encode(), 60)
+    await cluster.backends[1].put(revocation_keys("ann")[0], older.encode(), 60)
     await here._parts.revoked.look_up("ann")
     assert here._parts.revoked.is_revoked("ann", begun)
 
@@ -378,7 +378,7 @@ async def test_a_second_device_is_looked_up_too_while_nobody_vouches_for_the_fir
     first, second = (asyncio.create_task(manager.connect(peer.websocket, None, "ann")) for peer in peers)
     await settled()
     # Published elsewhere before this node listens, so that it is only kept.
-    backend.kept[revocation_key("ann")] = Revocation(datetime.now(UTC), Close(4501)).encode()
+    backend.kept[revocation_keys("ann")[0]] = Revocation(datetime.now(UTC), Close(4501)).encode()
     if first_goes == "cancelled":
         first.cancel()
     elif first_goes == "disconnected":
