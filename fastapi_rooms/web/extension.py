@@ -86,6 +86,11 @@ class RoomsExtension:
     def __repr__(self) -> str:
         return f"<RoomsExtension {self.manager!r}>"
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether its lifespan has begun and not ended: before that, and after it, nobody can connect."""
+        return self._attached > 0
+
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         """Start the manager, yield the lifespan state, and stop the manager at the end."""

@@ -16,6 +16,7 @@ from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.web.handlers import Handler
 from fastapi_rooms.web.identity import Identity
+from fastapi_rooms.web.plain_http import answer_plain_http
 from fastapi_rooms.web.plan import JOIN, METADATA, ROOM, USER, Plan, make_plan, read_options
 from fastapi_rooms.web.session import serve
 from fastapi_rooms.web.sources import Source
@@ -79,7 +80,9 @@ def ws_route(
 
     def register(function: F) -> F:
         endpoint = _endpoint(make_plan(function, options))
-        router.add_api_websocket_route(path, endpoint, name or endpoint.__name__, dependencies=options.dependencies)
+        named = name or endpoint.__name__
+        router.add_api_websocket_route(path, endpoint, named, dependencies=options.dependencies)
+        answer_plain_http(router, path, named)
         return function
 
     return register
