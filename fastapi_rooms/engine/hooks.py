@@ -74,8 +74,7 @@ class Hooks:
     overflow: Callable[[Connection], object] | None = None
     """A connection is closed as a slow consumer: its outbox was full."""
     refused: Callable[[Refused], object] | None = None
-    """A handshake or a join was refused, not by an exception of the app's own. As often as clients like: an `async` one
-    should be short."""
+    """A handshake or a join was refused. As often as clients like: an `async` one should be short."""
     gap: Callable[[Gap], object] | None = None
     """This node hears the others again after it did not, and may have missed something."""
 

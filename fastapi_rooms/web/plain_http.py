@@ -11,8 +11,8 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 ANSWER = (
-    "This is a WebSocket endpoint: open it with ws:// or wss://. If this was a WebSocket handshake, a proxy in front of "
-    "the app has removed its Upgrade header, and has to be told to pass it on.\n"
+    "This is a WebSocket endpoint: open it with ws:// or wss://. If this was a WebSocket handshake, a proxy in front "
+    "of the app has removed its Upgrade header, and has to be told to pass it on.\n"
 )
 
 
@@ -35,7 +35,9 @@ class _UpgradeRequired(APIRoute):
 
 async def _answer(request: Request) -> Response:  # noqa: ARG001 - Starlette passes it
     # RFC 9110 section 15.5.22, and 7.8: who sends Upgrade says so in Connection.
-    return PlainTextResponse(ANSWER, 426, {"Upgrade": "websocket", "Connection": "Upgrade", "Cache-Control": "no-store"})
+    return PlainTextResponse(
+        ANSWER, 426, {"Upgrade": "websocket", "Connection": "Upgrade", "Cache-Control": "no-store"}
+    )
 
 
 async def _never_called() -> None:

@@ -240,7 +240,7 @@ class Admission:
             check_name("room", room)
         except InvalidName:
             if connection is not None:
-                self._note(connection.websocket, Refusal.INVALID_NAME, connection.user_id, None)
+                self.note_refusal(connection.websocket, Refusal.INVALID_NAME, connection.user_id, None)
             raise
 
     async def check_join(self, connection: Connection, room: str) -> None:
@@ -253,7 +253,7 @@ class Admission:
             try:
                 await self._ask_to_join(connection, room)
             except JoinRefused:
-                self._note(connection.websocket, Refusal.JOIN, connection.user_id, room)
+                self.note_refusal(connection.websocket, Refusal.JOIN, connection.user_id, room)
                 raise
 
     def check_room_limit(self, connection: Connection, room: str) -> None:
@@ -264,7 +264,7 @@ class Admission:
         """
         limit = self._settings.max_rooms_per_connection
         if limit is not None and len(connection._rooms) >= limit and room not in connection._rooms:
-            self._note(connection.websocket, Refusal.MAX_ROOMS, connection.user_id, room)
+            self.note_refusal(connection.websocket, Refusal.MAX_ROOMS, connection.user_id, room)
             raise TooManyRooms(
                 f"the connection is in {limit} rooms: leave one first, or raise "
                 "RoomsSettings(max_rooms_per_connection=...)"
@@ -312,10 +312,12 @@ class Admission:
         retry_after: float | None = None,
         challenge: str | None = None,
     ) -> NoReturn:
-        self._note(websocket, reason, user_id, room)
+        self.note_refusal(websocket, reason, user_id, room)
         refuse(websocket, reason, retry_after, challenge)
 
-    def _note(self, websocket: WebSocket, reason: Refusal, user_id: str | None, room: str | None) -> None:
+    def note_refusal(
+        self, websocket: WebSocket, reason: Refusal, user_id: str | None = None, room: str | None = None
+    ) -> None:
         """Count a refusal, and tell the app."""
         self._counters.refused[reason] += 1
         logger.debug("refused: %s", reason)
