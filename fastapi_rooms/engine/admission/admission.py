@@ -13,7 +13,7 @@ from starlette.websockets import WebSocket
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.errors import ConfigurationError, InvalidName, JoinRefused, RefusedError, TooManyRooms
-from fastapi_rooms.domain.http_origin import check_allowed, is_allowed
+from fastapi_rooms.domain.http_origin import check_allowed, is_allowed, likely_cause
 from fastapi_rooms.domain.names import check_name
 from fastapi_rooms.domain.refusal import Refusal
 from fastapi_rooms.domain.seldom import Seldom
@@ -122,12 +122,11 @@ class Admission:
         ):
             if self._origins_said.is_due(asyncio.get_running_loop().time()):
                 logger.warning(
-                    "refused the HTTP origin %.200r for the host %.200r over %s: if it is a page of yours, name it in "
-                    "RoomsSettings(allowed_origins=[...]); behind a proxy, have the server trust its headers (said "
-                    "once a minute)",
+                    "refused the HTTP origin %.200r for the host %.200r over %s: %.400s (said once a minute)",
                     origins,
                     hosts,
                     "TLS" if is_secure else "plain HTTP",
+                    likely_cause(origins, hosts, is_secure=is_secure),
                 )
             self._refuse(websocket, Refusal.HTTP_ORIGIN)
 
