@@ -85,7 +85,7 @@ def is_allowed(
     )
 
 
-_PASS_IT_ON = "Have it pass the Host header as it came (nginx: proxy_set_header Host $http_host)"
+_REMEDY = "Have it pass the Host header as it came (nginx: proxy_set_header Host $http_host)"
 
 
 def likely_cause(origins: Sequence[str], hosts: Sequence[str], *, is_secure: bool) -> str:
@@ -100,7 +100,7 @@ def likely_cause(origins: Sequence[str], hosts: Sequence[str], *, is_secure: boo
         return "if it is a page of yours, name it in RoomsSettings(allowed_origins=[...])"
     if page.host == here.host:
         if page.scheme == here.scheme:
-            return "the host is the same and the port is not: a proxy has dropped or changed it. " + _PASS_IT_ON
+            return "the host is the same and the port is not: a proxy has dropped or changed it. " + _REMEDY
         return (
             "the host is the same and the scheme is not: who ends TLS in front of the app has to say so, in "
             "X-Forwarded-Proto, and the server has to trust it (uvicorn: --forwarded-allow-ips)"
@@ -108,7 +108,7 @@ def likely_cause(origins: Sequence[str], hosts: Sequence[str], *, is_secure: boo
     if _is_private(here.host):
         return (
             f"the host is a private name: a proxy has put {here.host!r} in place of what the browser asked for. "
-            + _PASS_IT_ON
+            + _REMEDY
         )
     return "if it is a page of yours, name it in RoomsSettings(allowed_origins=[...])"
 
