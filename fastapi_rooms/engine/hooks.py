@@ -76,6 +76,8 @@ class Hooks:
     """A connection is closed as a slow consumer: its outbox was full."""
     refused: Callable[[Refused], object] | None = None
     """A handshake or a join was refused. As often as clients like: an `async` one should be short."""
+    draining: Callable[[float], object] | None = None
+    """This node is being stopped: nobody new is let in, and those who are here are closed, over so many seconds."""
     gap: Callable[[Gap], object] | None = None
     """This node hears the others again after it did not, and may have missed something."""
 
