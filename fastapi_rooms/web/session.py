@@ -65,8 +65,12 @@ async def serve(  # noqa: C901 - one frame on purpose, see below
                 raise
         except WebSocketDisconnect:
             pass  # the handler used the WebSocket itself and learned from it that the client is gone
-        except ConnectionEnded:
+        except (ConnectionEnded, StopAsyncIteration):
             if connection.is_open:  # it was somebody else who has gone
+                raise
+        except RuntimeError as error:
+            # What Python makes of `anext(messages)` at the end of the messages in a handler that yields (PEP 479).
+            if connection.is_open or not isinstance(error.__cause__, StopAsyncIteration):
                 raise
     except Exception as error:  # noqa: BLE001 - whatever a handler raises
         await end_with_error(websocket, manager, connection, error, handler.end_said)
