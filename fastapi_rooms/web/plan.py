@@ -7,7 +7,7 @@ there is a handler.
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from fastapi import Depends, params
 from starlette.websockets import WebSocket
@@ -19,9 +19,10 @@ from fastapi_rooms.web.gate import check_handshake
 from fastapi_rooms.web.incoming_mark import message_type
 from fastapi_rooms.web.mistakes import refuse_mistakes
 from fastapi_rooms.web.room_template import check_template
+from fastapi_rooms.web.sources import dependency_in, read_source
 
 Source = Callable[..., Any] | params.Depends
-"""Where a value comes from: a dependency."""
+"""Where a value comes from: a dependency, or an `Annotated` alias that holds one."""
 
 # The parameters that connecting needs, in the order in which they are solved: who it is comes before where it goes.
 MANAGER, USER, METADATA, ROOM = "rooms_manager", "rooms_user_id", "rooms_metadata", "rooms_room"
@@ -92,7 +93,7 @@ def read_options(
         ROOM: None if isinstance(room, str) else room,
     }
     parameters = [
-        _parameter(key, Annotated[Any, _depends(key.removeprefix("rooms_"), source)])
+        _parameter(key, Annotated[Any, read_source(key.removeprefix("rooms_"), source)])
         for key, source in sources.items()
         if source is not None
     ]
@@ -101,7 +102,7 @@ def read_options(
     return Options(
         template=template,
         parameters=tuple(parameters),
-        dependencies=(Depends(check_handshake), *(_depends("dependencies", source) for source in dependencies)),
+        dependencies=(Depends(check_handshake), *(read_source("dependencies", source) for source in dependencies)),
         authorize_join=authorize_join,
     )
 
@@ -192,21 +193,12 @@ def _solvable(name: str, parameter: inspect.Parameter) -> inspect.Parameter:
 
 def _is_manager(parameter: inspect.Parameter) -> bool:
     """Return whether FastAPI fills a parameter with the manager."""
-    marks = [*get_args(parameter.annotation)[1:], parameter.default]
-    return any(isinstance(mark, params.Depends) and mark.dependency is get_manager for mark in marks)
+    depends = dependency_in(parameter.annotation, parameter.default)
+    return depends is not None and depends.dependency is get_manager
 
 
 def _is_websocket(parameter: inspect.Parameter) -> bool:
     return inspect.isclass(parameter.annotation) and issubclass(parameter.annotation, WebSocket)
-
-
-def _depends(label: str, source: Source) -> params.Depends:
-    if isinstance(source, params.Depends):
-        return source
-    if callable(source):
-        dependency: params.Depends = Depends(source)
-        return dependency
-    raise ConfigurationError(f"{label} takes a dependency, not {source!r}: pass a function that FastAPI can call")
 
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:

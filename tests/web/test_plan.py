@@ -28,6 +28,10 @@ def where() -> str:
     raise NotImplementedError
 
 
+def details() -> dict[str, Any]:
+    raise NotImplementedError
+
+
 async def chat(room_id: str, message: Incoming[Say], connection: ConnectionDep, limit: int = 3) -> None: ...
 
 
@@ -61,11 +65,11 @@ def test_all_is_filled_by_name_and_ours_comes_before_what_is_the_handlers():
 
 
 def test_what_connecting_needs_is_asked_for_in_one_order_whatever_the_order_of_the_options():
-    plan = plan_of(authorize_join=lambda connection, room, level=1: True, metadata=dict, room=where, user_id=who)
+    plan = plan_of(authorize_join=lambda connection, room, level=1: True, metadata=details, room=where, user_id=who)
     names = ["rooms_manager", "rooms_user_id", "rooms_metadata", "rooms_room", "rooms_join", "rooms_websocket"]
     assert list(plan.signature.parameters)[: len(names)] == names
     assert plan.ours == set(names)
-    assert [dependency_of(parameter) for parameter in plan.parameters[:4]] == [get_manager, who, dict, where]
+    assert [dependency_of(parameter) for parameter in plan.parameters[:4]] == [get_manager, who, details, where]
 
 
 def test_the_gate_comes_before_the_dependencies_of_the_route():

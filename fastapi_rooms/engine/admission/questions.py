@@ -17,7 +17,7 @@ def check_answers(function: object, name: str) -> None:
     Raises:
         ConfigurationError: It does not, or is no function.
     """
-    if not callable(function):
+    if not callable(function) or type(function).__module__ in ("typing", "types"):  # Annotated[...] can be called, too
         raise ConfigurationError(f"{name} takes a function, not {function!r}")
     while isinstance(function, partial):
         function = function.func
