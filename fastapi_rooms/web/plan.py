@@ -18,8 +18,8 @@ from fastapi_rooms.web.dependencies import get_manager
 from fastapi_rooms.web.gate import check_handshake
 from fastapi_rooms.web.incoming_mark import message_type
 from fastapi_rooms.web.mistakes import refuse_mistakes
-from fastapi_rooms.web.room_template import check_template
-from fastapi_rooms.web.sources import dependency_in, read_source
+from fastapi_rooms.web.room_template import RoomTemplate, read_template
+from fastapi_rooms.web.sources import dependencies_of, dependency_in, read_source
 
 Source = Callable[..., Any] | params.Depends
 """Where a value comes from: a dependency, or an `Annotated` alias that holds one."""
@@ -33,6 +33,8 @@ JOIN, WEBSOCKET = "rooms_join", "rooms_websocket"
 class Options:
     """What the options of a route say, whatever its handler is."""
 
+    path: str
+    """With the prefix of its router."""
     template: str | None
     """Of the room, over what the path has; None: a dependency says which room, if there is one."""
     parameters: tuple[inspect.Parameter, ...]
@@ -41,6 +43,11 @@ class Options:
     """What it has to solve before everything else."""
     authorize_join: Callable[..., Any] | None
     """What is asked before a join, with connection, room, and what `JOIN` was filled with."""
+
+    @property
+    def sources(self) -> list[params.Depends]:
+        """All dependencies that the options name."""
+        return [*self.dependencies, *dependencies_of(self.parameters)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +68,8 @@ class Plan:
     """The name of the parameter that holds the manager: the handler's own, if it has one."""
     websocket: str
     """The name of the one that holds the WebSocket: likewise."""
+    template: RoomTemplate | None
+    """Of the room, and what fills it."""
     options: Options
 
     @property
@@ -83,9 +92,6 @@ def read_options(
     Raises:
         ConfigurationError: Something of it cannot work.
     """
-    template = room if isinstance(room, str) else None
-    if template is not None:
-        check_template(template, path)
     sources = {
         MANAGER: get_manager,
         USER: user_id,
@@ -100,7 +106,8 @@ def read_options(
     if authorize_join is not None and (further := _further_parameters(authorize_join)):
         parameters.append(_parameter(JOIN, Annotated[Any, Depends(_collector(further))]))
     return Options(
-        template=template,
+        path=path,
+        template=room if isinstance(room, str) else None,
         parameters=tuple(parameters),
         dependencies=(Depends(check_handshake), *(read_source("dependencies", source) for source in dependencies)),
         authorize_join=authorize_join,
@@ -117,22 +124,18 @@ def make_plan(function: Callable[..., Any], options: Options) -> Plan:
         raise ConfigurationError(f"{function!r} cannot be a handler: write a function, with `async def` if it yields")
     name = function.__name__
     taken = _parameters(function)
-    incoming = {
-        parameter.name: claimed for parameter in taken if (claimed := message_type(parameter.annotation)) is not None
-    }
-    if len(incoming) > 1:
-        raise ConfigurationError(
-            f"{name}() has several Incoming parameters ({', '.join(incoming)}): take one, and use a union for several "
-            "kinds of messages"
-        )
-    handed_on = [_solvable(name, parameter) for parameter in taken if parameter.name not in incoming]
+    message_parameter, claimed_type = _incoming(name, taken)
+    handed_on = [_solvable(name, parameter) for parameter in taken if parameter.name != message_parameter]
     # A handler that asks for the manager has it solved already; asking twice costs each connection its time.
     manager = next((parameter.name for parameter in handed_on if _is_manager(parameter)), None)
     websocket = next((parameter.name for parameter in handed_on if _is_websocket(parameter)), None)
     ours = [parameter for parameter in options.parameters if manager is None or parameter.name != MANAGER]
     if websocket is None:
         ours.append(_parameter(WEBSOCKET, WebSocket))
-    message_parameter, claimed_type = next(iter(incoming.items()), (None, None))
+    template = None
+    if options.template is not None:
+        template = read_template(options.template, options.path, handed_on, options.sources)
+        ours += template.parameters
     return Plan(
         function=function,
         message_parameter=message_parameter,
@@ -141,8 +144,22 @@ def make_plan(function: Callable[..., Any], options: Options) -> Plan:
         ours=frozenset(parameter.name for parameter in ours),
         manager=manager or MANAGER,
         websocket=websocket or WEBSOCKET,
+        template=template,
         options=options,
     )
+
+
+def _incoming(name: str, taken: Sequence[inspect.Parameter]) -> tuple[str | None, Any]:
+    """Return which parameter takes the messages, and of which type."""
+    incoming = {
+        parameter.name: claimed for parameter in taken if (claimed := message_type(parameter.annotation)) is not None
+    }
+    if len(incoming) > 1:
+        raise ConfigurationError(
+            f"{name}() has several Incoming parameters ({', '.join(incoming)}): take one, and use a union for several "
+            "kinds of messages"
+        )
+    return next(iter(incoming.items()), (None, None))
 
 
 def _further_parameters(authorize_join: Callable[..., Any]) -> list[inspect.Parameter]:

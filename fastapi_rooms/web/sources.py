@@ -7,6 +7,7 @@ refused when the route is made.
 
 import copy
 import inspect
+from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Any, get_args, get_origin
 
@@ -65,6 +66,12 @@ def dependency_in(annotation: object, default: object = None) -> params.Depends 
         mark = copy.copy(mark)
         object.__setattr__(mark, "dependency", inner)  # frozen in recent versions of FastAPI
     return mark
+
+
+def dependencies_of(parameters: Iterable[inspect.Parameter]) -> list[params.Depends]:
+    """Return the dependencies that parameters name."""
+    found = (dependency_in(parameter.annotation, parameter.default) for parameter in parameters)
+    return [depends for depends in found if depends is not None]
 
 
 def fault(depends: params.Depends) -> str | None:

@@ -135,19 +135,20 @@ def test_without_a_mark_the_handler_owns_the_session():
 
 def test_a_text_is_a_template_and_nothing_that_fastapi_fills():
     plan = plan_of(room="chat:{room_id}")
-    assert plan.options.template == "chat:{room_id}"
+    assert plan.template is not None
+    assert (plan.template.text, plan.template.filled_by) == ("chat:{room_id}", {"room_id": "room_id"})
     assert plan.ours == set(ALWAYS)
 
 
 def test_a_dependency_says_which_room_when_a_client_comes():
     plan = plan_of(room=where)
-    assert plan.options.template is None
+    assert plan.template is None
     assert dependency_of(plan.signature.parameters["rooms_room"]) is where
 
 
 def test_without_a_room_nobody_is_asked_for_one():
     plan = plan_of()
-    assert plan.options.template is None
+    assert plan.template is None
     assert "rooms_room" not in plan.signature.parameters
 
 
@@ -178,7 +179,6 @@ def test_what_takes_no_more_than_a_connection_and_a_room_is_filled_with_nothing(
 @pytest.mark.parametrize(
     ("options", "fix"),
     [
-        ({"room": "{nope}"}, "use these, or a dependency"),
         ({"room": 5}, "room takes a dependency, not 5"),
         ({"user_id": "ann"}, "user_id takes a dependency"),
         ({"metadata": {}}, "metadata takes a dependency"),
