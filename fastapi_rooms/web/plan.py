@@ -14,6 +14,7 @@ from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.engine.admission.questions import check_answers
+from fastapi_rooms.web.answer import Answer, read_answer
 from fastapi_rooms.web.dependencies import get_manager
 from fastapi_rooms.web.gate import check_handshake
 from fastapi_rooms.web.incoming_mark import message_type
@@ -60,6 +61,8 @@ class Plan:
     """Its `Incoming` parameter, which we fill; None: it owns the session."""
     message_type: Any
     """What `Incoming` stands for."""
+    answer: Answer | None
+    """What is sent of what it returns or yields; None: all of it."""
     parameters: tuple[inspect.Parameter, ...]
     """What FastAPI fills: first `ours`, then the other parameters of the handler."""
     ours: frozenset[str]
@@ -123,7 +126,7 @@ def make_plan(function: Callable[..., Any], options: Options) -> Plan:
     if not inspect.isroutine(function) or inspect.isgeneratorfunction(function):
         raise ConfigurationError(f"{function!r} cannot be a handler: write a function, with `async def` if it yields")
     name = function.__name__
-    taken = _parameters(function)
+    taken, returned = _read(function)
     message_parameter, claimed_type = _incoming(name, taken)
     handed_on = [_solvable(name, parameter) for parameter in taken if parameter.name != message_parameter]
     # A handler that asks for the manager has it solved already; asking twice costs each connection its time.
@@ -140,6 +143,7 @@ def make_plan(function: Callable[..., Any], options: Options) -> Plan:
         function=function,
         message_parameter=message_parameter,
         message_type=claimed_type,
+        answer=read_answer(function, returned),
         parameters=(*ours, *handed_on),
         ours=frozenset(parameter.name for parameter in ours),
         manager=manager or MANAGER,
@@ -172,7 +176,7 @@ def _further_parameters(authorize_join: Callable[..., Any]) -> list[inspect.Para
         raise ConfigurationError(
             f"authorize_join is called with a connection and a room: let {name}() take both"
         ) from error
-    return [_solvable(name, parameter) for parameter in _parameters(authorize_join) if parameter.name not in asked_with]
+    return [_solvable(name, parameter) for parameter in _read(authorize_join)[0] if parameter.name not in asked_with]
 
 
 def _collector(parameters: list[inspect.Parameter]) -> Callable[..., Any]:
@@ -185,8 +189,8 @@ def _collector(parameters: list[inspect.Parameter]) -> Callable[..., Any]:
     return collect
 
 
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return the parameters of a function, annotations that are texts read."""
+def _read(function: Callable[..., Any]) -> tuple[list[inspect.Parameter], Any]:
+    """Return the parameters of a function and what it returns, annotations that are texts read."""
     try:
         hints = get_type_hints(
             function if inspect.isroutine(function) else type(function).__call__, include_extras=True
@@ -196,10 +200,12 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
             f"the annotations of {_name_of(function)}() cannot be read: {error}. Define what they name at module "
             "level, outside of `if TYPE_CHECKING:`"
         ) from error
-    return [
+    signature = inspect.signature(function)
+    parameters = [
         parameter.replace(annotation=hints.get(parameter.name, parameter.annotation))
-        for parameter in inspect.signature(function).parameters.values()
+        for parameter in signature.parameters.values()
     ]
+    return parameters, hints.get("return", signature.return_annotation)
 
 
 def _solvable(name: str, parameter: inspect.Parameter) -> inspect.Parameter:

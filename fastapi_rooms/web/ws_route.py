@@ -85,7 +85,7 @@ def ws_route(
 
 def _endpoint(plan: Plan) -> Callable[..., Coroutine[Any, Any, None]]:
     """Return what FastAPI calls with all that it has filled."""
-    handler = Handler(plan.function, plan.message_parameter, plan.message_type)
+    handler = Handler(plan.function, plan.message_parameter, plan.message_type, plan.answer)
     template, authorize_join = plan.template, plan.options.authorize_join
 
     def endpoint(**values: Any) -> Coroutine[Any, Any, None]:
