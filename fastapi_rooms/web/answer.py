@@ -46,8 +46,9 @@ class Answer:
             self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
         except PydanticUserError as error:
             raise ConfigurationError(
-                f"{name}() returns {kind!r}, which pydantic cannot serialise: {error.message}. Let it return models, "
-                "dataclasses or built-in types, or write -> Any to send a value as it is"
+                f"{name}() returns {kind!r}, which pydantic does not know: let it return models, dataclasses or "
+                "built-in types, or write -> Any to send a value as it is. pydantic says: "
+                f"{error.message.splitlines()[0]}"
             ) from error
 
     def fit(self, value: Any) -> Any:
