@@ -1,12 +1,12 @@
 """What clients send: whatever it is, it fits or is refused."""
 
 import json
-from typing import Annotated, Any, Literal, NewType
+from typing import Annotated, Any, Literal, NewType, TypeVar, Union
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import AfterValidator, BaseModel, Field, RootModel, field_validator
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, RootModel, Tag, field_validator
 from typing_extensions import TypeAliasType
 
 from fastapi_rooms.domain.errors import ConfigurationError
@@ -108,8 +108,6 @@ def test_a_validator_on_text_may_return_anything():
         (int, "3", 3),
         (Any, '{"a": [1]}', {"a": [1]}),
         (dict[str, int], '{"a": 1}', {"a": 1}),
-        (str | None, '"text"', "text"),
-        (str | int, '"text"', "text"),
         (Literal["a"], '"a"', "a"),
         (Say, '{"type":"say","text":"hi"}', Say(type="say", text="hi")),
         (Command, '{"type":"move","x":1}', Move(type="move", x=1)),
@@ -141,6 +139,97 @@ def test_any_other_type_is_json_from_a_text_or_a_binary_frame(frame, message_typ
 def test_what_does_not_fit_is_refused_with_the_place_and_the_kind(message_type, payload, expected):
     error = errors_of(message_type, payload)[0]
     assert (error["type"], error["loc"]) == expected
+
+
+# Unions of JSON with what is taken as it is
+
+
+T = TypeVar("T")
+Or = TypeAliasType("Or", Union[T, bytes], type_params=(T,))  # noqa: UP007 - `T | bytes` before 3.12 has no parameters
+Whole = TypeAliasType("Whole", Say | bytes)
+SAY = '{"type":"say","text":"hi"}'
+
+
+@pytest.mark.parametrize(
+    "message_type",
+    [
+        Say | bytes,
+        bytes | Say,
+        Say | Blob,
+        Or[Say],
+        Whole,
+        Annotated[Say | bytes, "a mark"],
+        NewType("Named", Say | bytes),
+        Command | Annotated[bytes, Field(max_length=40)],
+    ],
+)
+def test_a_binary_frame_is_the_bytes_of_a_union_and_a_text_frame_the_rest(message_type):
+    decoder = Decoder(message_type)
+    assert decoder.decode(SAY) == Say(type="say", text="hi")
+    assert decoder.decode(SAY.encode()) == SAY.encode()
+    assert decoder.decode(b"\xff") == b"\xff"
+    for text in ('"abc"', "abc", ""):
+        assert errors_of(message_type, text)
+
+
+@pytest.mark.parametrize("message_type", [Say | str, str | Say, Line | Say, Annotated[Say | str, "a mark"]])
+def test_a_text_that_is_not_the_rest_of_a_union_is_its_str(message_type):
+    decoder = Decoder(message_type)
+    assert decoder.decode(SAY) == decoder.decode(SAY.encode()) == Say(type="say", text="hi")
+    for text in ("hello", '"hello"', "null", "", '{"type":"say"}', '{"type":"ping"}'):
+        assert decoder.decode(text) == text
+    assert errors_of(message_type, b"hello")
+
+
+@pytest.mark.parametrize(
+    ("message_type", "payload", "value"),
+    [
+        (Say | str | bytes, "hello", "hello"),
+        (Say | str | bytes, SAY, Say(type="say", text="hi")),
+        (Say | str | bytes, SAY.encode(), SAY.encode()),
+        (str | None, "hello", "hello"),
+        (str | None, "null", None),
+        (str | int, '"x"', '"x"'),
+        (str | int, "5", 5),
+        (bytes | None, "null", None),
+        (bytes | None, b"null", b"null"),
+        (dict[str, int] | str, '{"a": "x"}', '{"a": "x"}'),
+        (Or[str], "5", "5"),
+        (Annotated[Line | bytes, Field(min_length=1)] | Say, b"x", b"x"),
+    ],
+)
+def test_what_has_a_frame_of_its_own_keeps_it_in_a_union(message_type, payload, value):
+    assert Decoder(message_type).decode(payload) == value
+
+
+def test_the_part_of_a_union_that_has_the_frame_says_what_is_wrong():
+    short = Say | ShortLine | bytes
+    assert [error["type"] for error in errors_of(short, "long")] == ["string_too_long"]
+    assert [(error["type"], error["loc"]) for error in errors_of(short, '{"type":"say"}')] == [("missing", ["text"])]
+    assert [error["type"] for error in errors_of(Say | Annotated[bytes, Field(max_length=3)], b"long")] == [
+        "bytes_too_long"
+    ]
+
+
+@pytest.mark.parametrize(
+    "message_type",
+    [
+        Annotated[Say | Move | bytes, Field(discriminator="type")],
+        Annotated[Say | str, Field(discriminator="type")],
+        Annotated[
+            Annotated[Say, Tag("say")] | Annotated[Move, Tag("move")] | bytes, Discriminator(lambda value: "say")
+        ],
+    ],
+)
+def test_a_mark_that_no_frame_can_carry_is_refused_with_the_type_to_write(message_type):
+    with pytest.raises(ConfigurationError, match=r"around these alone: Annotated\[A \| B, Field\(.*\)\] \| bytes"):
+        Decoder(message_type)
+
+
+@pytest.mark.parametrize("message_type", [bytearray, Say | bytearray, Annotated[bytearray, "a mark"]])
+def test_no_frame_is_a_bytearray(message_type):
+    with pytest.raises(ConfigurationError, match="take bytes"):
+        Decoder(message_type)
 
 
 # Reports
@@ -240,6 +329,7 @@ TYPES = [
     list[Command],
     Annotated[str, Field(pattern="^a+$")],
     Annotated[bytes, Field(max_length=3)] | Annotated[str, Field(max_length=3)],
+    Say | ShortLine | Annotated[bytes, Field(max_length=3)],
 ]
 DECODERS = {str(message_type): Decoder(message_type) for message_type in TYPES}
 

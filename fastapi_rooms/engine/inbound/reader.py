@@ -20,7 +20,7 @@ from fastapi_rooms.domain.close_codes import ABNORMAL, CloseCode
 from fastapi_rooms.domain.connection import Connection, Owner
 from fastapi_rooms.domain.error_code import ErrorCode
 from fastapi_rooms.domain.incoming import error_message
-from fastapi_rooms.domain.messages import MessageType
+from fastapi_rooms.domain.messages import Message
 from fastapi_rooms.domain.rate import Allowance
 from fastapi_rooms.engine.inbound.inbox import Inbox, Payload
 from fastapi_rooms.engine.inbound.readers import Readers
@@ -235,9 +235,9 @@ class Reader:
             return False
         return True
 
-    async def answer(self, message: Any, message_type: MessageType | None = None) -> None:
+    async def answer(self, message: Message) -> None:
         """Send to the client by itself, without waiting; one that has gone gets nothing."""
-        await self._owner.send_personal(self._connection, message, message_type)
+        await self._owner.send_personal(self._connection, message)
 
     async def fail(self, error: Exception) -> None:
         """End because the server failed, for who received by itself."""
