@@ -1,11 +1,12 @@
 """What clients send: from a frame's payload to the type that a handler takes."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from types import UnionType
 from typing import Annotated, Any, NewType, Union, get_args, get_origin
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, to_json
 
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.messages import Message, encode
@@ -14,6 +15,12 @@ MAX_ERRORS = 10
 """How many errors of one message are reported to its sender."""
 MAX_ERROR_CHARS = 200
 """Where a text in an error report is cut: it may hold keys that the client chose."""
+MAX_LOC_PARTS = 16
+"""How many steps of a location are reported: a type that holds itself has locations of any length."""
+MAX_LOC_CHARS = 400
+"""How many characters of a location are reported."""
+MAX_REPORT_BYTES = 4096
+"""How large a report may become by one more error: clients choose what they send, and get this back."""
 
 
 class InvalidMessageError(Exception):
@@ -166,15 +173,31 @@ def _meant_by(message_type: Any) -> Any:
 
 def _report(error: ValidationError) -> list[dict[str, Any]]:
     # Without the input: it may hold secrets, and the client has it. Cut: locations may quote the client.
-    details = error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
-    return [
-        {
-            "type": detail["type"],
-            "loc": [part if isinstance(part, int) else part[:MAX_ERROR_CHARS] for part in detail["loc"]],
+    report: list[dict[str, Any]] = []
+    size = 0
+    for detail in error.errors(include_url=False, include_input=False)[:MAX_ERRORS]:
+        told = {
+            "type": detail["type"][:MAX_ERROR_CHARS],
+            "loc": short_location(detail["loc"]),
             "msg": _text(detail)[:MAX_ERROR_CHARS],
         }
-        for detail in details
-    ]
+        size += len(to_json(told))
+        if report and size > MAX_REPORT_BYTES:
+            break
+        report.append(told)
+    return report
+
+
+def short_location(parts: Sequence[int | str]) -> list[int | str]:
+    """Return the location of an error, short enough to be told: its beginning and its end, if it is long."""
+    told = list(parts)
+    if len(told) > MAX_LOC_PARTS:
+        half = MAX_LOC_PARTS // 2
+        told = [*told[:half], "…", *told[1 - half :]]
+    longest = MAX_ERROR_CHARS
+    if sum(min(len(part), longest) for part in told if isinstance(part, str)) > MAX_LOC_CHARS:
+        longest = MAX_LOC_CHARS // len(told)
+    return [part if isinstance(part, int) else part[:longest] for part in told]
 
 
 def _text(detail: ErrorDetails) -> str:

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Never, NoReturn, Union, get_args, get_origin
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from fastapi_rooms.domain.errors import ConfigurationError, MessageError
+from fastapi_rooms.domain.incoming import MAX_ERROR_CHARS, short_location
 from fastapi_rooms.domain.messages import Message
 
 _STREAMS = (AsyncIterator, AsyncIterable, AsyncGenerator)
@@ -70,7 +71,10 @@ class Answer:
 
     def _refusal(self, value: Any, error: ValidationError) -> str:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
-        told = [f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}" for fault in faults[:MAX_FAULTS]]
+        told = [
+            f"{'.'.join(map(str, short_location(fault['loc']))) or 'it'}: {fault['msg']:.{MAX_ERROR_CHARS}}"
+            for fault in faults[:MAX_FAULTS]
+        ]
         return (
             f"{self._name}() returned {type(value).__name__}, which does not fit its annotation {self._kind!r} "
             f"({'; '.join(told)}): return what it says, or change the annotation; -> Any sends a value as it is"

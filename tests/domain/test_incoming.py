@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, RootModel, Tag, field_validator
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.incoming import (
     MAX_ERROR_CHARS,
     MAX_ERRORS,
+    MAX_REPORT_BYTES,
     Decoder,
     InvalidMessageError,
     decoder_for,
@@ -267,6 +269,68 @@ def test_an_error_report_says_so_much_and_no_more():
 def test_texts_in_an_error_report_are_cut():
     [error] = errors_of(Strict, json.dumps({"name": "a", "k" * 10_000: 1}))
     assert error["loc"] == ["k" * MAX_ERROR_CHARS]
+
+
+class Tree(BaseModel, extra="forbid"):
+    name: int = 0
+    child: "Tree | None" = None
+    others: dict[str, "Tree"] = {}
+
+
+def nested(depth, key="child", leaf='{"x":1}'):
+    return f'{{"{key}":' * depth + leaf + "}" * depth
+
+
+def test_a_location_of_any_length_is_told_by_its_beginning_and_its_end():
+    [error] = errors_of(Tree, nested(50))
+    assert error["loc"] == [*["child"] * 8, "…", *["child"] * 6, "x"]
+    [error] = errors_of(Tree, nested(15))
+    assert error["loc"] == [*["child"] * 15, "x"]
+
+
+def test_the_names_in_a_long_location_share_its_room():
+    names = "".join(f'{{"others":{{"{letter * 200}":' for letter in "abcd") + '{"x":1}' + "}}" * 4
+    [error] = errors_of(Tree, names)
+    assert error["loc"] == [part for letter in "abcd" for part in ("others", letter * 44)] + ["x"]
+
+
+def test_numbers_in_a_location_are_told_whole():
+    [error] = errors_of(list[list[int]], "[[" + "1," * 1000 + '"x"]]')
+    assert error["loc"] == [0, 1000]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        nested(200, leaf="{" + ",".join(f'"{number}":1' for number in range(100)) + "}"),
+        nested(30, leaf="{" + ",".join(f'"{number}":1' for number in range(100)) + "}"),
+        json.dumps({"others": {"\x01" * 200 + str(number): {"x": 1} for number in range(20)}}),
+        json.dumps({"😀" * 300 + str(number): 1 for number in range(20)}),
+        nested(3, leaf=json.dumps({"\x01" * 9_000: 1})),
+    ],
+)
+def test_a_report_is_bounded_in_size_whatever_the_client_sent(payload):
+    errors = errors_of(Tree, payload)
+    assert errors
+    assert len(error_message("invalid_message", errors=errors).payload) <= MAX_REPORT_BYTES + 100
+
+
+class Complaining(BaseModel):
+    name: str
+
+    @field_validator("name")
+    @classmethod
+    def complain(cls, name: str) -> str:
+        raise PydanticCustomError("odd" * 1000, "{name}", {"name": name})  # type: ignore[arg-type]
+
+
+def test_one_error_alone_is_told_and_bounded_too():
+    [error] = errors_of(
+        dict[str, dict[str, Complaining]], json.dumps({"\x01" * 999: {"\x01" * 999: {"name": "\x01" * 999}}})
+    )
+    assert [len(part) for part in error["loc"]] == [133, 133, 4]
+    assert len(error["type"]) == len(error["msg"]) == MAX_ERROR_CHARS
+    assert len(json.dumps(error)) <= MAX_REPORT_BYTES
 
 
 def test_an_unknown_tag_is_not_quoted():
