@@ -45,11 +45,11 @@ class Answer:
         self._kind = kind
         try:
             self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
-        except PydanticUserError as error:
+        except (PydanticUserError, TypeError) as error:  # TypeError: of marks that do not go with what they are around
             raise ConfigurationError(
                 f"{name}() returns {kind!r}, which pydantic does not know: let it return models, dataclasses or "
                 "built-in types, or write -> Any to send a value as it is. pydantic says: "
-                f"{error.message.splitlines()[0]}"
+                f"{str(error).splitlines()[0]}"
             ) from error
 
     def fit(self, value: Any) -> Any:

@@ -244,6 +244,18 @@ def test_what_pydantic_does_not_know_is_refused_at_decoration(handler):
         RoomsExtension().ws_route("/ws")(handler)
 
 
+def test_a_mark_that_does_not_go_with_its_type_is_refused_at_decoration():
+    handler = returns(Annotated[Out | int, Field(discriminator="name")])
+    with pytest.raises(ConfigurationError, match=r"handler\(\) returns .*Out \| int.*discriminat"):
+        RoomsExtension().ws_route("/ws")(handler)
+
+
+def test_a_long_place_in_what_does_not_fit_is_cut():
+    with pytest.raises(MessageError) as refused:
+        Answer("chat", dict[str, int]).fit({"k" * 10_000: "x"})
+    assert str(refused.value).count("k") == 200
+
+
 def test_a_stream_with_the_type_of_one_value_is_refused_at_decoration():
     with pytest.raises(ConfigurationError, match=r"handler\(\) yields, and says .*Out.*write -> AsyncIterator"):
         RoomsExtension().ws_route("/ws")(yields(Out))
