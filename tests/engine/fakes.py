@@ -107,6 +107,9 @@ class FakeWire:
     def is_gone(self) -> bool:
         return self.gone
 
+    def closed_by_server(self) -> None:
+        """Return None: the server does nothing by itself."""
+
     def is_writable(self) -> bool:
         return False
 

@@ -295,6 +295,12 @@ class Outbox:
         if self.life is not _DONE and not self.is_writing and wire is not None and wire.is_gone():
             self._lose_peer()
 
+    def note_close_by_server(self) -> None:
+        """Remember and count that the server has closed by itself, if it has and nobody else was first."""
+        said = None if self._wire is None else self._wire.closed_by_server()
+        if said is not None and self.connection._note_close(*said):
+            self._counters.closed_by_server += 1
+
     def _seal(self, close: Close | None) -> None:
         self._queue_pending()
         self.life = Life.SEALED if self.life is _TAKING else self.life
@@ -303,6 +309,7 @@ class Outbox:
         self.ready = None
 
     def _lose_peer(self) -> None:
+        self.note_close_by_server()
         self._drop_everything()
         self._finish()
 
