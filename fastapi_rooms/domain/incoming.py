@@ -1,11 +1,12 @@
 """What clients send: from a frame's payload to the type that a handler takes."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from types import UnionType
 from typing import Annotated, Any, NewType, Union, get_args, get_origin
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, to_json
 
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.messages import Message, encode
@@ -14,6 +15,12 @@ MAX_ERRORS = 10
 """How many errors of one message are reported to its sender."""
 MAX_ERROR_CHARS = 200
 """Where a text in an error report is cut: it may hold keys that the client chose."""
+MAX_LOC_PARTS = 16
+"""How many steps of a location are reported: a type that holds itself has locations of any length."""
+MAX_LOC_CHARS = 400
+"""How many characters of a location are reported."""
+MAX_REPORT_BYTES = 4096
+"""How large a report may become by one more error: clients choose what they send, and get this back."""
 
 
 class InvalidMessageError(Exception):
@@ -27,14 +34,22 @@ class InvalidMessageError(Exception):
 class Decoder:
     """Turns payloads into values of one type. Built once per handler or iterator.
 
-    `str` and `bytes` (also annotated, also in a union of the two) are taken from text and binary frames as they are.
-    Any other type is JSON, from a text frame or a binary one.
+    `str` and `bytes` (also annotated, also in a union) are taken from text and binary frames as they are. Any other
+    type is JSON, from a text frame or a binary one. In a union with one of the two, each has its frames: `A | bytes`
+    takes binary frames as bytes, and `A | str` any text that is not the JSON of an `A`.
+
+    Raises:
+        ConfigurationError: pydantic does not know the type, or no frame can be of it.
     """
 
     def __init__(self, message_type: Any) -> None:
-        self._kinds = frozenset(_plain_kinds(message_type))  # empty: JSON
-        plain = message_type is str or message_type is bytes
-        self._adapter: TypeAdapter[Any] | None = None if plain else _adapter(message_type)  # None: nothing to check
+        parts = _split(message_type)
+        is_mixed = None in parts and len(parts) > 1
+        adapters: dict[type | None, TypeAdapter[Any] | None] = {
+            kind: None if part is kind else _adapter(part if is_mixed else message_type) for kind, part in parts.items()
+        }
+        self._json = adapters.pop(None, None)  # None: no frame is JSON
+        self._plain = adapters  # for frames taken as they are; None: any
 
     def decode(self, payload: str | bytes) -> Any:
         """Return the value.
@@ -43,18 +58,42 @@ class Decoder:
             InvalidMessageError: The payload does not fit.
             Exception: Whatever a validator of the app raises beside what pydantic expects of it.
         """
-        if self._kinds and type(payload) not in self._kinds:
-            wanted = " or ".join("text" if kind is str else "binary" for kind in sorted(self._kinds, key=str))
-            raise InvalidMessageError([{"type": "frame_type", "loc": [], "msg": f"Input should be a {wanted} frame"}])
-        if self._adapter is None:
-            return payload
+        kind = type(payload)
         try:
+            if kind not in self._plain:
+                if self._json is not None:  # nearly always
+                    return self._json.validate_json(payload)
+                wanted = "text" if str in self._plain else "binary"
+                raise InvalidMessageError(
+                    [{"type": "frame_type", "loc": [], "msg": f"Input should be a {wanted} frame"}]
+                )
+            if kind is str and self._json is not None:
+                return self._json_or_text(self._json, payload)
+            adapter = self._plain[kind]
             # Strict: in a union of the two, bytes must not become a text, nor a text bytes.
-            if self._kinds:
-                return self._adapter.validate_python(payload, strict=True)
-            return self._adapter.validate_json(payload)
+            return payload if adapter is None else adapter.validate_python(payload, strict=True)
         except ValidationError as error:
             raise InvalidMessageError(_report(error)) from None
+
+    def takes_as_it_is(self, payload: str | bytes) -> bool:
+        """Return whether frames of a payload's kind are taken as they are: then each of them is meant for the app."""
+        return type(payload) in self._plain
+
+    def _json_or_text(self, json: TypeAdapter[Any], text: str | bytes) -> Any:
+        """Return what a text is, by a type that takes texts as they are beside others."""
+        try:
+            return json.validate_json(text)
+        except ValidationError as error:
+            adapter = self._plain[str]
+            if adapter is None:
+                return text
+            try:
+                return adapter.validate_python(text, strict=True)
+            except ValidationError:
+                # It is told what is wrong with the part that it was meant for, as far as anybody can know.
+                if error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid":
+                    raise
+                raise error from None
 
 
 @lru_cache(maxsize=256)
@@ -81,38 +120,84 @@ def decoder_for(message_type: Any) -> Decoder:
 def _adapter(message_type: Any) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(message_type)
-    except PydanticUserError as error:
+    except (PydanticUserError, TypeError) as error:  # TypeError: of marks that do not go with what they are around
         raise ConfigurationError(
-            f"messages cannot be validated as {message_type!r}: {error}. Take str, bytes or a type that pydantic knows"
+            f"messages cannot be validated as {message_type!r}: {error}. Take str, bytes or a type that pydantic "
+            "knows; in a union with one of the two, write what is said of the others around these alone: "
+            "Annotated[A | B, Field(discriminator='type')] | bytes"
         ) from error
 
 
-def _plain_kinds(message_type: Any) -> set[type]:
-    """Return str and bytes if the type is made of these alone, else nothing."""
-    if isinstance(message_type, NewType):
-        return _plain_kinds(message_type.__supertype__)
-    if (aliased := getattr(message_type, "__value__", None)) is not None:  # `type Line = str` (Python 3.12)
-        return _plain_kinds(aliased)
+def _split(message_type: Any) -> dict[type | None, Any]:
+    """Return the parts of a type: what is taken as it is, by str and bytes, and by None what is JSON.
+
+    What is said around a union is said of each part.
+
+    Raises:
+        ConfigurationError: No frame can be of a part of it.
+    """
+    inner = _meant_by(message_type)
+    if inner is not message_type:
+        split = _split(inner)
+        return split if len(split) > 1 else dict.fromkeys(split, message_type)
     origin = get_origin(message_type)
     if origin is Annotated:
-        return _plain_kinds(get_args(message_type)[0])
+        marked, *marks = get_args(message_type)
+        return {kind: Annotated[(part, *marks)] for kind, part in _split(marked).items()}
     if origin in (Union, UnionType):
-        kinds = [_plain_kinds(part) for part in get_args(message_type)]
-        return set().union(*kinds) if all(kinds) else set()
-    return {message_type} if message_type in (str, bytes) else set()
+        split = {}
+        for part in get_args(message_type):
+            for kind, found in _split(part).items():
+                split[kind] = split[kind] | found if kind in split else found
+        return split
+    if message_type is bytearray:
+        raise ConfigurationError("no frame is a bytearray, which a text in JSON would be made into: take bytes")
+    return {message_type if message_type in (str, bytes) else None: message_type}
+
+
+def _meant_by(message_type: Any) -> Any:
+    """Return what a NewType or a `type` statement stands for."""
+    if isinstance(message_type, NewType):
+        return message_type.__supertype__
+    alias = get_origin(message_type) or message_type
+    if type(alias).__name__ != "TypeAliasType":
+        return message_type
+    value = alias.__value__
+    if alias is message_type or not (wanted := getattr(value, "__parameters__", ())):
+        return value
+    given = dict(
+        zip(alias.__type_params__, get_args(message_type), strict=True)
+    )  # `type Or[T] = T | bytes`, of Or[int]
+    return value[tuple(given[parameter] for parameter in wanted)]
 
 
 def _report(error: ValidationError) -> list[dict[str, Any]]:
     # Without the input: it may hold secrets, and the client has it. Cut: locations may quote the client.
-    details = error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
-    return [
-        {
-            "type": detail["type"],
-            "loc": [part if isinstance(part, int) else part[:MAX_ERROR_CHARS] for part in detail["loc"]],
+    report: list[dict[str, Any]] = []
+    size = 0
+    for detail in error.errors(include_url=False, include_input=False)[:MAX_ERRORS]:
+        told = {
+            "type": detail["type"][:MAX_ERROR_CHARS],
+            "loc": short_location(detail["loc"]),
             "msg": _text(detail)[:MAX_ERROR_CHARS],
         }
-        for detail in details
-    ]
+        size += len(to_json(told))
+        if report and size > MAX_REPORT_BYTES:
+            break
+        report.append(told)
+    return report
+
+
+def short_location(parts: Sequence[int | str]) -> list[int | str]:
+    """Return the location of an error, short enough to be told: its beginning and its end, if it is long."""
+    told = list(parts)
+    if len(told) > MAX_LOC_PARTS:
+        half = MAX_LOC_PARTS // 2
+        told = [*told[:half], "…", *told[1 - half :]]
+    longest = MAX_ERROR_CHARS
+    if sum(min(len(part), longest) for part in told if isinstance(part, str)) > MAX_LOC_CHARS:
+        longest = MAX_LOC_CHARS // len(told)
+    return [part if isinstance(part, int) else part[:longest] for part in told]
 
 
 def _text(detail: ErrorDetails) -> str:

@@ -192,6 +192,8 @@ _ENCODERS: dict[MessageType, Callable[[Any], Message | Close]] = {
 
 PING: Final = _ping(None)
 """What a client is asked with whether it is still there."""
+PONG: Final = _pong(None)
+"""What answers a ping message."""
 
 
 def _header(first: int, size: int) -> bytes:
@@ -223,3 +225,23 @@ def is_control(payload: str | bytes) -> MessageType | None:
 def is_pong(payload: str | bytes) -> bool:
     """Return whether a message is what answers a ping message, at little cost where it is none."""
     return len(payload) <= MAX_PONG and is_control(payload) is MessageType.PONG
+
+
+_BARE = {
+    "ping": MessageType.PING,  # VueUse, react-use-websocket
+    "heartbeat": MessageType.PING,  # websocket-heartbeat-js
+    "pong": MessageType.PONG,
+    "": MessageType.PONG,  # keeps proxies from closing what is idle; nobody waits for an answer
+}
+BARE_PONG: Final = Message(b"pong", is_text=True)
+"""What answers a bare `ping`: that is no JSON, and so was sent by who compares texts."""
+
+
+def is_bare_control(payload: str | bytes) -> MessageType | None:
+    """Return PING or PONG if the payload is what libraries send for one, which is no JSON; None: it is neither.
+
+    PONG stands for all that wants no answer.
+    """
+    if len(payload) > max(map(len, _BARE)):
+        return None
+    return _BARE.get(payload if isinstance(payload, str) else payload.decode("latin-1"))

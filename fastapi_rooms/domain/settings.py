@@ -69,7 +69,8 @@ class RoomsSettings(BaseModel):
     inbox_messages: Count = 256
     """How many messages of one client may wait for its handler. A full inbox stops reading from the client."""
     inbox_bytes: Bytes = 1024 * 1024
-    """How many bytes of one client may wait for its handler. One message is always let in."""
+    """How many bytes of one client may wait for its handler, as they are kept: a text that is not ASCII takes up to
+    four times its UTF-8. One message is always let in."""
     inbox_timeout: Seconds = 10.0
     """How long an inbox may stay full before the client is closed with 1013. Stay below the server's ping timeout
     (uvicorn: 20 s): while nothing is read, no pong is seen."""

@@ -17,6 +17,7 @@ from fastapi_rooms.domain.incoming import Decoder, error_message
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.sessions import sessions_of
+from fastapi_rooms.web.answer import Answer
 
 logger = logging.getLogger("fastapi_rooms")
 
@@ -28,12 +29,20 @@ class Handler:
         function: `async def`, an async generator, or `def` (which runs in a thread).
         message_parameter: The name of its `Incoming` parameter; None if it owns the session.
         message_type: What `Incoming` stands for.
+        answer: What is sent of what it returns or yields; None: all of it.
     """
 
-    def __init__(self, function: Callable[..., Any], message_parameter: str | None, message_type: Any) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        message_parameter: str | None,
+        message_type: Any,
+        answer: Answer | None = None,
+    ) -> None:
         self._function = function
         self._message_parameter = message_parameter
         self._decoder = Decoder(message_type)  # built once, not per connection
+        self._answer = answer
         self._unavailable_said = Seldom()
         self.end_said = Seldom()  # whether to say again how a connection ended: clients decide how often they do
         self._is_plain = inspect.iscoroutinefunction(function)
@@ -52,7 +61,7 @@ class Handler:
                 if self._is_plain:  # nearly always: `_call`, spelt out
                     result = await self._function(**values)
                     if result is not None:
-                        await connection.send(result)
+                        await connection.send(result if self._answer is None else self._answer.fit(result))
                 else:
                     await self._call(connection, values)
             except ConnectionEnded:
@@ -75,16 +84,15 @@ class Handler:
         else:
             result = await run_in_threadpool(partial(self._function, **values))
         if inspect.isasyncgen(result):
-            await _stream(connection, result)
+            await self._stream(connection, result)
             return
         if inspect.isawaitable(result):
             result = await result
         if result is not None:
-            await connection.send(result)
+            await connection.send(result if self._answer is None else self._answer.fit(result))
 
-
-async def _stream(connection: Connection, values: AsyncGenerator[Any, Any]) -> None:
-    """Send values as they come, no faster than the client takes them; stop when it is gone."""
-    async with aclosing(values):
-        async for value in values:
-            await connection.send(value)
+    async def _stream(self, connection: Connection, values: AsyncGenerator[Any, Any]) -> None:
+        """Send values as they come, no faster than the client takes them; stop when it is gone."""
+        async with aclosing(values):
+            async for value in values:
+                await connection.send(value if self._answer is None else self._answer.fit(value))

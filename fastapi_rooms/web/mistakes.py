@@ -14,7 +14,7 @@ from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.web.incoming_mark import is_marked
-from fastapi_rooms.web.sources import is_alias
+from fastapi_rooms.web.sources import dependency_in, fault
 
 Rule = Callable[[inspect.Parameter], str | None]
 """From a parameter, whose annotation is no text any more, to how it is put right; None: it is right."""
@@ -50,20 +50,19 @@ def _a_bare_manager(parameter: inspect.Parameter) -> str | None:
     return "write ManagerDep, or Annotated[ConnectionManager, Depends(get_manager)]"
 
 
-def _an_alias_as_a_dependency(parameter: inspect.Parameter) -> str | None:
-    marks = (*getattr(parameter.annotation, "__metadata__", ()), parameter.default)
-    if not any(isinstance(mark, params.Depends) and is_alias(mark.dependency) for mark in marks):
-        return None
-    return "write the alias by itself, without Depends() around it: FastAPI would call the alias, and not what it names"
+def _a_dependency_that_is_none(parameter: inspect.Parameter) -> str | None:
+    depends = dependency_in(parameter.annotation, parameter.default)
+    wrong = None if depends is None else fault(depends)
+    return None if wrong is None else f"{wrong}; write Depends(function)"
 
 
 RULES: tuple[Rule, ...] = (
-    _an_alias_as_a_dependency,
     _without_a_name,
     _incoming_inside_of_a_type,
     _a_body,
     _a_bare_connection,
     _a_bare_manager,
+    _a_dependency_that_is_none,
 )
 """The first that has something to say is heard."""
 

@@ -7,19 +7,20 @@ there is a handler.
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from fastapi import Depends, params
 from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.engine.admission.questions import check_answers
+from fastapi_rooms.web.answer import Answer, read_answer
 from fastapi_rooms.web.dependencies import get_manager
 from fastapi_rooms.web.gate import check_handshake
 from fastapi_rooms.web.incoming_mark import message_type
 from fastapi_rooms.web.mistakes import refuse_mistakes
-from fastapi_rooms.web.room_template import check_template
-from fastapi_rooms.web.sources import Source, depends
+from fastapi_rooms.web.room_template import RoomTemplate, read_template
+from fastapi_rooms.web.sources import Source, dependencies_of, dependency_in, read_source
 
 # The parameters that connecting needs, in the order in which they are solved: who it is comes before where it goes.
 MANAGER, USER, METADATA, ROOM = "rooms_manager", "rooms_user_id", "rooms_metadata", "rooms_room"
@@ -30,16 +31,21 @@ JOIN, WEBSOCKET = "rooms_join", "rooms_websocket"
 class Options:
     """What the options of a route say, whatever its handler is."""
 
+    path: str
+    """With the prefix of its router."""
     template: str | None
     """Of the room, over what the path has; None: a dependency says which room, if there is one."""
-    template_fields: frozenset[str]
-    """What the template names."""
     parameters: tuple[inspect.Parameter, ...]
     """What FastAPI has to fill for us, under the names above; all but the WebSocket."""
     dependencies: tuple[params.Depends, ...]
     """What it has to solve before everything else."""
     authorize_join: Callable[..., Any] | None
     """What is asked before a join, with connection, room, and what `JOIN` was filled with."""
+
+    @property
+    def sources(self) -> list[params.Depends]:
+        """All dependencies that the options name."""
+        return [*self.dependencies, *dependencies_of(self.parameters)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +58,8 @@ class Plan:
     """Its `Incoming` parameter, which we fill; None: it owns the session."""
     message_type: Any
     """What `Incoming` stands for."""
+    answer: Answer | None
+    """What is sent of what it returns or yields; None: all of it."""
     parameters: tuple[inspect.Parameter, ...]
     """What FastAPI fills: first `ours`, then the other parameters of the handler."""
     ours: frozenset[str]
@@ -60,9 +68,8 @@ class Plan:
     """The name of the parameter that holds the manager: the handler's own, if it has one."""
     websocket: str
     """The name of the one that holds the WebSocket: likewise."""
-    room_values: frozenset[str]
-    """Parameters of the handler that the room's template names: what FastAPI makes of them is what the room is called
-    by, so that it is the one that the handler names."""
+    template: RoomTemplate | None
+    """Of the room, and what fills it."""
     options: Options
 
     @property
@@ -85,8 +92,6 @@ def read_options(
     Raises:
         ConfigurationError: Something of it cannot work.
     """
-    template = room if isinstance(room, str) else None
-    fields = frozenset[str]() if template is None else check_template(template, path)
     sources = {
         MANAGER: get_manager,
         USER: user_id,
@@ -94,17 +99,17 @@ def read_options(
         ROOM: None if isinstance(room, str) else room,
     }
     parameters = [
-        _parameter(key, Annotated[Any, depends(key.removeprefix("rooms_"), source)])
+        _parameter(key, Annotated[Any, read_source(key.removeprefix("rooms_"), source)])
         for key, source in sources.items()
         if source is not None
     ]
     if authorize_join is not None and (further := _further_parameters(authorize_join)):
         parameters.append(_parameter(JOIN, Annotated[Any, Depends(_collector(further))]))
     return Options(
-        template=template,
-        template_fields=fields,
+        path=path,
+        template=room if isinstance(room, str) else None,
         parameters=tuple(parameters),
-        dependencies=(Depends(check_handshake), *(depends("dependencies", source) for source in dependencies)),
+        dependencies=(Depends(check_handshake), *(read_source("dependencies", source) for source in dependencies)),
         authorize_join=authorize_join,
     )
 
@@ -118,7 +123,35 @@ def make_plan(function: Callable[..., Any], options: Options) -> Plan:
     if not inspect.isroutine(function) or inspect.isgeneratorfunction(function):
         raise ConfigurationError(f"{function!r} cannot be a handler: write a function, with `async def` if it yields")
     name = function.__name__
-    taken = _parameters(function)
+    taken, returned = _read(function)
+    message_parameter, claimed_type = _incoming(name, taken)
+    handed_on = [_solvable(name, parameter) for parameter in taken if parameter.name != message_parameter]
+    # A handler that asks for the manager has it solved already; asking twice costs each connection its time.
+    manager = next((parameter.name for parameter in handed_on if _is_manager(parameter)), None)
+    websocket = next((parameter.name for parameter in handed_on if _is_websocket(parameter)), None)
+    ours = [parameter for parameter in options.parameters if manager is None or parameter.name != MANAGER]
+    if websocket is None:
+        ours.append(_parameter(WEBSOCKET, WebSocket))
+    template = None
+    if options.template is not None:
+        template = read_template(options.template, options.path, handed_on, options.sources)
+        ours += template.parameters
+    return Plan(
+        function=function,
+        message_parameter=message_parameter,
+        message_type=claimed_type,
+        answer=read_answer(function, returned),
+        parameters=(*ours, *handed_on),
+        ours=frozenset(parameter.name for parameter in ours),
+        manager=manager or MANAGER,
+        websocket=websocket or WEBSOCKET,
+        template=template,
+        options=options,
+    )
+
+
+def _incoming(name: str, taken: Sequence[inspect.Parameter]) -> tuple[str | None, Any]:
+    """Return which parameter takes the messages, and of which type."""
     incoming = {
         parameter.name: claimed for parameter in taken if (claimed := message_type(parameter.annotation)) is not None
     }
@@ -127,25 +160,7 @@ def make_plan(function: Callable[..., Any], options: Options) -> Plan:
             f"{name}() has several Incoming parameters ({', '.join(incoming)}): take one, and use a union for several "
             "kinds of messages"
         )
-    handed_on = [_solvable(name, parameter) for parameter in taken if parameter.name not in incoming]
-    # A handler that asks for the manager has it solved already; asking twice costs each connection its time.
-    manager = next((parameter.name for parameter in handed_on if _is_manager(parameter)), None)
-    websocket = next((parameter.name for parameter in handed_on if _is_websocket(parameter)), None)
-    ours = [parameter for parameter in options.parameters if manager is None or parameter.name != MANAGER]
-    if websocket is None:
-        ours.append(_parameter(WEBSOCKET, WebSocket))
-    message_parameter, claimed_type = next(iter(incoming.items()), (None, None))
-    return Plan(
-        function=function,
-        message_parameter=message_parameter,
-        message_type=claimed_type,
-        parameters=(*ours, *handed_on),
-        ours=frozenset(parameter.name for parameter in ours),
-        manager=manager or MANAGER,
-        websocket=websocket or WEBSOCKET,
-        room_values=frozenset(parameter.name for parameter in handed_on) & options.template_fields,
-        options=options,
-    )
+    return next(iter(incoming.items()), (None, None))
 
 
 def _further_parameters(authorize_join: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -158,7 +173,7 @@ def _further_parameters(authorize_join: Callable[..., Any]) -> list[inspect.Para
         raise ConfigurationError(
             f"authorize_join is called with a connection and a room: let {name}() take both"
         ) from error
-    return [_solvable(name, parameter) for parameter in _parameters(authorize_join) if parameter.name not in asked_with]
+    return [_solvable(name, parameter) for parameter in _read(authorize_join)[0] if parameter.name not in asked_with]
 
 
 def _collector(parameters: list[inspect.Parameter]) -> Callable[..., Any]:
@@ -171,8 +186,8 @@ def _collector(parameters: list[inspect.Parameter]) -> Callable[..., Any]:
     return collect
 
 
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return the parameters of a function, annotations that are texts read."""
+def _read(function: Callable[..., Any]) -> tuple[list[inspect.Parameter], Any]:
+    """Return the parameters of a function and what it returns, annotations that are texts read."""
     try:
         hints = get_type_hints(
             function if inspect.isroutine(function) else type(function).__call__, include_extras=True
@@ -182,10 +197,12 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
             f"the annotations of {_name_of(function)}() cannot be read: {error}. Define what they name at module "
             "level, outside of `if TYPE_CHECKING:`"
         ) from error
-    return [
+    signature = inspect.signature(function)
+    parameters = [
         parameter.replace(annotation=hints.get(parameter.name, parameter.annotation))
-        for parameter in inspect.signature(function).parameters.values()
+        for parameter in signature.parameters.values()
     ]
+    return parameters, hints.get("return", signature.return_annotation)
 
 
 def _solvable(name: str, parameter: inspect.Parameter) -> inspect.Parameter:
@@ -196,8 +213,8 @@ def _solvable(name: str, parameter: inspect.Parameter) -> inspect.Parameter:
 
 def _is_manager(parameter: inspect.Parameter) -> bool:
     """Return whether FastAPI fills a parameter with the manager."""
-    marks = [*get_args(parameter.annotation)[1:], parameter.default]
-    return any(isinstance(mark, params.Depends) and mark.dependency is get_manager for mark in marks)
+    depends = dependency_in(parameter.annotation, parameter.default)
+    return depends is not None and depends.dependency is get_manager
 
 
 def _is_websocket(parameter: inspect.Parameter) -> bool:

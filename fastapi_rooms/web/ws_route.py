@@ -48,9 +48,8 @@ def ws_route(
     Args:
         router: Where to register.
         path: The path, with parameters as in any FastAPI route.
-        room: The room to join: a template over the path parameters (`"chat:{room_id}"`), filled with what the handler
-            is given where it takes them, as `f"chat:{room_id}"` in it would be; or a dependency that returns a str or
-            None.
+        room: The room to join: a template over the path parameters (`"chat:{room_id}"`), filled with the values that
+            the handler is given; or a dependency that returns a str or None.
         user_id: A dependency that returns the identity: a str, an `Identity` (which expires), or None.
         metadata: A dependency that returns a dict for `Connection.metadata`.
         authorize_join: Asked before the connection joins `room` or any other: `(connection, room, ...)`, `async`, or a
@@ -90,17 +89,14 @@ def ws_route(
 
 def _endpoint(plan: Plan) -> Callable[..., Coroutine[Any, Any, None]]:
     """Return what FastAPI calls with all that it has filled."""
-    handler = Handler(plan.function, plan.message_parameter, plan.message_type)
-    template, authorize_join = plan.options.template, plan.options.authorize_join
+    handler = Handler(plan.function, plan.message_parameter, plan.message_type, plan.answer)
+    template, authorize_join = plan.template, plan.options.authorize_join
 
     def endpoint(**values: Any) -> Coroutine[Any, Any, None]:
         manager: ConnectionManager = values[plan.manager]
         websocket: WebSocket = values[plan.websocket]
+        room = template.fill(values, websocket.path_params) if template is not None else values.get(ROOM)
         ours = {name: values.pop(name) for name in plan.ours}
-        if template is None:
-            room = ours.get(ROOM)
-        else:
-            room = template.format_map(websocket.path_params | {name: values[name] for name in plan.room_values})
         who = ours.get(USER)
         identity = who if isinstance(who, Identity) else Identity(_checked("user_id", str, who))
         metadata = _checked("metadata", Mapping, ours.get(METADATA))

@@ -1,18 +1,20 @@
 """What clients send: whatever it is, it fits or is refused."""
 
 import json
-from typing import Annotated, Any, Literal, NewType
+from typing import Annotated, Any, Literal, NewType, TypeVar, Union
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import AfterValidator, BaseModel, Field, RootModel, field_validator
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, RootModel, Tag, field_validator
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.incoming import (
     MAX_ERROR_CHARS,
     MAX_ERRORS,
+    MAX_REPORT_BYTES,
     Decoder,
     InvalidMessageError,
     decoder_for,
@@ -108,8 +110,6 @@ def test_a_validator_on_text_may_return_anything():
         (int, "3", 3),
         (Any, '{"a": [1]}', {"a": [1]}),
         (dict[str, int], '{"a": 1}', {"a": 1}),
-        (str | None, '"text"', "text"),
-        (str | int, '"text"', "text"),
         (Literal["a"], '"a"', "a"),
         (Say, '{"type":"say","text":"hi"}', Say(type="say", text="hi")),
         (Command, '{"type":"move","x":1}', Move(type="move", x=1)),
@@ -141,6 +141,97 @@ def test_any_other_type_is_json_from_a_text_or_a_binary_frame(frame, message_typ
 def test_what_does_not_fit_is_refused_with_the_place_and_the_kind(message_type, payload, expected):
     error = errors_of(message_type, payload)[0]
     assert (error["type"], error["loc"]) == expected
+
+
+# Unions of JSON with what is taken as it is
+
+
+T = TypeVar("T")
+Or = TypeAliasType("Or", Union[T, bytes], type_params=(T,))  # noqa: UP007 - `T | bytes` before 3.12 has no parameters
+Whole = TypeAliasType("Whole", Say | bytes)
+SAY = '{"type":"say","text":"hi"}'
+
+
+@pytest.mark.parametrize(
+    "message_type",
+    [
+        Say | bytes,
+        bytes | Say,
+        Say | Blob,
+        Or[Say],
+        Whole,
+        Annotated[Say | bytes, "a mark"],
+        NewType("Named", Say | bytes),
+        Command | Annotated[bytes, Field(max_length=40)],
+    ],
+)
+def test_a_binary_frame_is_the_bytes_of_a_union_and_a_text_frame_the_rest(message_type):
+    decoder = Decoder(message_type)
+    assert decoder.decode(SAY) == Say(type="say", text="hi")
+    assert decoder.decode(SAY.encode()) == SAY.encode()
+    assert decoder.decode(b"\xff") == b"\xff"
+    for text in ('"abc"', "abc", ""):
+        assert errors_of(message_type, text)
+
+
+@pytest.mark.parametrize("message_type", [Say | str, str | Say, Line | Say, Annotated[Say | str, "a mark"]])
+def test_a_text_that_is_not_the_rest_of_a_union_is_its_str(message_type):
+    decoder = Decoder(message_type)
+    assert decoder.decode(SAY) == decoder.decode(SAY.encode()) == Say(type="say", text="hi")
+    for text in ("hello", '"hello"', "null", "", '{"type":"say"}', '{"type":"ping"}'):
+        assert decoder.decode(text) == text
+    assert errors_of(message_type, b"hello")
+
+
+@pytest.mark.parametrize(
+    ("message_type", "payload", "value"),
+    [
+        (Say | str | bytes, "hello", "hello"),
+        (Say | str | bytes, SAY, Say(type="say", text="hi")),
+        (Say | str | bytes, SAY.encode(), SAY.encode()),
+        (str | None, "hello", "hello"),
+        (str | None, "null", None),
+        (str | int, '"x"', '"x"'),
+        (str | int, "5", 5),
+        (bytes | None, "null", None),
+        (bytes | None, b"null", b"null"),
+        (dict[str, int] | str, '{"a": "x"}', '{"a": "x"}'),
+        (Or[str], "5", "5"),
+        (Annotated[Line | bytes, Field(min_length=1)] | Say, b"x", b"x"),
+    ],
+)
+def test_what_has_a_frame_of_its_own_keeps_it_in_a_union(message_type, payload, value):
+    assert Decoder(message_type).decode(payload) == value
+
+
+def test_the_part_of_a_union_that_has_the_frame_says_what_is_wrong():
+    short = Say | ShortLine | bytes
+    assert [error["type"] for error in errors_of(short, "long")] == ["string_too_long"]
+    assert [(error["type"], error["loc"]) for error in errors_of(short, '{"type":"say"}')] == [("missing", ["text"])]
+    assert [error["type"] for error in errors_of(Say | Annotated[bytes, Field(max_length=3)], b"long")] == [
+        "bytes_too_long"
+    ]
+
+
+@pytest.mark.parametrize(
+    "message_type",
+    [
+        Annotated[Say | Move | bytes, Field(discriminator="type")],
+        Annotated[Say | str, Field(discriminator="type")],
+        Annotated[
+            Annotated[Say, Tag("say")] | Annotated[Move, Tag("move")] | bytes, Discriminator(lambda value: "say")
+        ],
+    ],
+)
+def test_a_mark_that_no_frame_can_carry_is_refused_with_the_type_to_write(message_type):
+    with pytest.raises(ConfigurationError, match=r"around these alone: Annotated\[A \| B, Field\(.*\)\] \| bytes"):
+        Decoder(message_type)
+
+
+@pytest.mark.parametrize("message_type", [bytearray, Say | bytearray, Annotated[bytearray, "a mark"]])
+def test_no_frame_is_a_bytearray(message_type):
+    with pytest.raises(ConfigurationError, match="take bytes"):
+        Decoder(message_type)
 
 
 # Reports
@@ -178,6 +269,68 @@ def test_an_error_report_says_so_much_and_no_more():
 def test_texts_in_an_error_report_are_cut():
     [error] = errors_of(Strict, json.dumps({"name": "a", "k" * 10_000: 1}))
     assert error["loc"] == ["k" * MAX_ERROR_CHARS]
+
+
+class Tree(BaseModel, extra="forbid"):
+    name: int = 0
+    child: "Tree | None" = None
+    others: dict[str, "Tree"] = {}
+
+
+def nested(depth, key="child", leaf='{"x":1}'):
+    return f'{{"{key}":' * depth + leaf + "}" * depth
+
+
+def test_a_location_of_any_length_is_told_by_its_beginning_and_its_end():
+    [error] = errors_of(Tree, nested(50))
+    assert error["loc"] == [*["child"] * 8, "…", *["child"] * 6, "x"]
+    [error] = errors_of(Tree, nested(15))
+    assert error["loc"] == [*["child"] * 15, "x"]
+
+
+def test_the_names_in_a_long_location_share_its_room():
+    names = "".join(f'{{"others":{{"{letter * 200}":' for letter in "abcd") + '{"x":1}' + "}}" * 4
+    [error] = errors_of(Tree, names)
+    assert error["loc"] == [part for letter in "abcd" for part in ("others", letter * 44)] + ["x"]
+
+
+def test_numbers_in_a_location_are_told_whole():
+    [error] = errors_of(list[list[int]], "[[" + "1," * 1000 + '"x"]]')
+    assert error["loc"] == [0, 1000]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        nested(200, leaf="{" + ",".join(f'"{number}":1' for number in range(100)) + "}"),
+        nested(30, leaf="{" + ",".join(f'"{number}":1' for number in range(100)) + "}"),
+        json.dumps({"others": {"\x01" * 200 + str(number): {"x": 1} for number in range(20)}}),
+        json.dumps({"😀" * 300 + str(number): 1 for number in range(20)}),
+        nested(3, leaf=json.dumps({"\x01" * 9_000: 1})),
+    ],
+)
+def test_a_report_is_bounded_in_size_whatever_the_client_sent(payload):
+    errors = errors_of(Tree, payload)
+    assert errors
+    assert len(error_message("invalid_message", errors=errors).payload) <= MAX_REPORT_BYTES + 100
+
+
+class Complaining(BaseModel):
+    name: str
+
+    @field_validator("name")
+    @classmethod
+    def complain(cls, name: str) -> str:
+        raise PydanticCustomError("odd" * 1000, "{name}", {"name": name})  # type: ignore[arg-type]
+
+
+def test_one_error_alone_is_told_and_bounded_too():
+    [error] = errors_of(
+        dict[str, dict[str, Complaining]], json.dumps({"\x01" * 999: {"\x01" * 999: {"name": "\x01" * 999}}})
+    )
+    assert [len(part) for part in error["loc"]] == [133, 133, 4]
+    assert len(error["type"]) == len(error["msg"]) == MAX_ERROR_CHARS
+    assert len(json.dumps(error)) <= MAX_REPORT_BYTES
 
 
 def test_an_unknown_tag_is_not_quoted():
@@ -240,6 +393,7 @@ TYPES = [
     list[Command],
     Annotated[str, Field(pattern="^a+$")],
     Annotated[bytes, Field(max_length=3)] | Annotated[str, Field(max_length=3)],
+    Say | ShortLine | Annotated[bytes, Field(max_length=3)],
 ]
 DECODERS = {str(message_type): Decoder(message_type) for message_type in TYPES}
 

@@ -16,7 +16,7 @@ from websockets.frames import Opcode
 from websockets.protocol import CLIENT, OPEN, Protocol
 
 from fastapi_rooms.domain.errors import ConfigurationError, MessageError, RoomsError
-from fastapi_rooms.domain.messages import Close, Message, MessageType, encode, is_control
+from fastapi_rooms.domain.messages import Close, Message, MessageType, encode, is_bare_control, is_control
 
 examples = settings(max_examples=60, deadline=None)
 SURROGATE = "\ud800"
@@ -417,3 +417,24 @@ def test_no_repr_shows_what_is_said():
     assert repr(encode("my secret")) == "<Message text, 9 B>"
     assert repr(encode(b"my secret")) == "<Message bytes, 9 B>"
     assert repr(Close(4000, "my secret")) == "<Close 4000>"
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind"),
+    [
+        ("ping", MessageType.PING),
+        (b"ping", MessageType.PING),
+        ("heartbeat", MessageType.PING),
+        ("pong", MessageType.PONG),
+        ("", MessageType.PONG),
+        (b"", MessageType.PONG),
+        ("PING", None),
+        (" ping", None),
+        ("ping" * 3, None),
+        ('"ping"', None),
+        (b"\xff", None),
+        ("é", None),
+    ],
+)
+def test_a_heartbeat_of_a_library_is_told_from_other_texts(payload, kind):
+    assert is_bare_control(payload) is kind

@@ -30,6 +30,10 @@ def where() -> str:
     raise NotImplementedError
 
 
+def details() -> dict[str, Any]:
+    raise NotImplementedError
+
+
 async def chat(room_id: str, message: Incoming[Say], connection: ConnectionDep, limit: int = 3) -> None: ...
 
 
@@ -63,11 +67,11 @@ def test_all_is_filled_by_name_and_ours_comes_before_what_is_the_handlers():
 
 
 def test_what_connecting_needs_is_asked_for_in_one_order_whatever_the_order_of_the_options():
-    plan = plan_of(authorize_join=lambda connection, room, level=1: True, metadata=dict, room=where, user_id=who)
+    plan = plan_of(authorize_join=lambda connection, room, level=1: True, metadata=details, room=where, user_id=who)
     names = ["rooms_manager", "rooms_user_id", "rooms_metadata", "rooms_room", "rooms_join", "rooms_websocket"]
     assert list(plan.signature.parameters)[: len(names)] == names
     assert plan.ours == set(names)
-    assert [dependency_of(parameter) for parameter in plan.parameters[:4]] == [get_manager, who, dict, where]
+    assert [dependency_of(parameter) for parameter in plan.parameters[:4]] == [get_manager, who, details, where]
 
 
 def test_the_gate_comes_before_the_dependencies_of_the_route():
@@ -133,19 +137,20 @@ def test_without_a_mark_the_handler_owns_the_session():
 
 def test_a_text_is_a_template_and_nothing_that_fastapi_fills():
     plan = plan_of(room="chat:{room_id}")
-    assert plan.options.template == "chat:{room_id}"
+    assert plan.template is not None
+    assert (plan.template.text, plan.template.filled_by) == ("chat:{room_id}", {"room_id": "room_id"})
     assert plan.ours == set(ALWAYS)
 
 
 def test_a_dependency_says_which_room_when_a_client_comes():
     plan = plan_of(room=where)
-    assert plan.options.template is None
+    assert plan.template is None
     assert dependency_of(plan.signature.parameters["rooms_room"]) is where
 
 
 def test_without_a_room_nobody_is_asked_for_one():
     plan = plan_of()
-    assert plan.options.template is None
+    assert plan.template is None
     assert "rooms_room" not in plan.signature.parameters
 
 
@@ -176,7 +181,6 @@ def test_what_takes_no_more_than_a_connection_and_a_room_is_filled_with_nothing(
 @pytest.mark.parametrize(
     ("options", "fix"),
     [
-        ({"room": "{nope}"}, "use these, or a dependency"),
         ({"room": 5}, "room takes a dependency, not 5"),
         ({"user_id": "ann"}, "user_id takes a dependency"),
         ({"metadata": {}}, "metadata takes a dependency"),
@@ -264,10 +268,10 @@ def unwrapped(function):
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        (Annotated[str, "no dependency"], "holds none: write user_id=function"),
-        (list[str], "takes a dependency, not"),
+        (Annotated[str, "no dependency"], r"holds none: write user_id=Depends\(function\)"),
+        (list[str], "takes a dependency, and .* holds none"),
         (Depends(list[str]), "takes a dependency, not"),
-        (Depends(), "takes a dependency, not None"),
+        (Depends(), r"takes a dependency, not Depends.*: Depends\(\) names nothing"),
         (Annotated[list[str], Depends()], "takes a dependency, not"),
         ("ann", "takes a dependency, not 'ann'"),
         (unwrapped(current_user), r"FastAPI would fill \*args from the query.*functools\.wraps"),
@@ -279,7 +283,7 @@ def test_what_holds_no_dependency_is_refused(source, said):
         read_options("/ws", user_id=source)
 
 
-@pytest.mark.parametrize("source", [Callers(), Callers, functools.wraps(current_user)(unwrapped(current_user)), dict])
+@pytest.mark.parametrize("source", [Callers(), Callers, functools.wraps(current_user)(unwrapped(current_user))])
 def test_what_fastapi_can_call_is_taken(source):
     assert read_options("/ws", user_id=source).parameters[-1].annotation.__metadata__[-1].dependency is source
 
@@ -296,5 +300,8 @@ def test_a_room_is_called_by_what_the_handler_is_given():
     async def handler(number: int, other: str) -> None: ...
 
     options = read_options("/{number}/{name}", room="room:{number}:{name}")
-    assert make_plan(handler, options).room_values == {"number"}
-    assert make_plan(handler, read_options("/{number}")).room_values == frozenset()
+    template = make_plan(handler, options).template
+    assert template is not None
+    assert template.filled_by == {"number": "number"}
+    assert template.fill({"number": 7, "other": "x"}, {"number": "007", "name": "ann"}) == "room:7:ann"
+    assert make_plan(handler, read_options("/{number}")).template is None

@@ -70,6 +70,10 @@ MOVE = '{"type":"move","x":1,"y":2}'
         (str, SAY, repr(SAY)),
         (bytes, b"\x00\xff", r"b'\x00\xff'"),
         (bytes, b"", "b''"),
+        (Say | bytes, SAY, "Say(type='say', text='hi')"),
+        (Say | bytes, SAY.encode(), repr(SAY.encode())),
+        (Say | str, SAY, "Say(type='say', text='hi')"),
+        (Say | str, "say", "'say'"),
         (str | bytes, "text", "'text'"),
         (str | bytes, b"data", "b'data'"),
         (Annotated[str, StringConstraints(to_upper=True)], "loud", "'LOUD'"),
@@ -399,8 +403,7 @@ BAD_INPUTS = {
     "bad JSON": (Say, "{nonsense"),
     "a JSON that ends too early": (Say, '{"type":"say","text":"'),
     "two JSON values": (Say, SAY + SAY),
-    "an empty text frame": (Say, ""),
-    "an empty binary frame": (Say, b""),
+    "nothing but a blank": (Say, " "),
     "white space": (Say, " \n"),
     "a byte order mark": (Say, "\ufeff" + SAY),
     "deep nesting": (Any, "[" * DEEP + "]" * DEEP),
@@ -677,7 +680,80 @@ async def test_a_ping_or_pong_that_the_handler_claims_is_its_own(rooms, stage, m
             assert await client.receive() == "mine"
 
 
-@pytest.mark.parametrize("text", ['{"type":"PING"}', '{"type":["ping"]}', '["ping"]', '"ping"', "ping", '{"ping":1}'])
+@pytest.mark.parametrize("message_type", [Say, Action, bytes, Any, Literal["ping"], Say | bytes])
+async def test_the_heartbeats_of_libraries_are_answered_and_never_too_many(
+    rooms, stage, wire, tracebacks, message_type
+):
+    @rooms.ws_route("/ws")
+    async def never(message: Incoming[message_type]) -> None:
+        raise AssertionError(message)
+
+    async with stage.plays(rooms) as server, server.client("/ws") as client:
+        for _ in range(2 * rooms.manager.settings.max_invalid_messages):
+            for unanswered in ("", "pong"):
+                await client.send(unanswered)
+            for ping in ("ping", "heartbeat"):
+                await client.send(ping)
+                assert await client.receive() == "pong"
+    assert rooms.manager.stats().dropped["invalid"] == 0
+    assert tracebacks() == []
+
+
+async def test_a_heartbeat_in_a_binary_frame_is_one_too_where_json_is_taken(rooms, stage):
+    @rooms.ws_route("/ws")
+    async def never(message: Incoming[Say]) -> None:
+        raise AssertionError(message)
+
+    async with stage.plays(rooms) as server, server.client("/ws") as client:
+        for _ in range(2 * rooms.manager.settings.max_invalid_messages):
+            await client.send(b"")
+            await client.send(b"ping")
+            assert await client.receive() == "pong"
+
+
+@pytest.mark.parametrize("message_type", [str, str | bytes, Say | str, Annotated[str, Ge("a")]])
+async def test_a_heartbeat_is_the_handlers_where_it_takes_texts(rooms, stage, message_type):
+    @rooms.ws_route("/ws")
+    async def handler(message: Incoming[message_type]) -> str:
+        return f"got {message}"
+
+    async with stage.plays(rooms) as server, server.client("/ws") as client:
+        for text in ("ping", "pong", "heartbeat"):
+            await client.send(text)
+            assert await client.receive() == f"got {text}"
+
+
+async def test_a_text_that_a_handler_of_texts_refuses_is_no_heartbeat(rooms, stage):
+    @rooms.ws_route("/ws")
+    async def never(message: Incoming[Annotated[str, StringConstraints(min_length=9)]]) -> None:
+        raise AssertionError(message)
+
+    async with stage.plays(rooms) as server, server.client("/ws") as client:
+        for text in ("", "ping"):
+            await client.send(text)
+            assert (await client.receive_json())["errors"][0]["type"] == "string_too_short"
+
+
+async def test_heartbeats_count_against_the_rate(stage):
+    rooms = RoomsExtension(settings=RoomsSettings(messages_per_second=1, messages_burst=3))
+
+    @rooms.ws_route("/ws")
+    async def never(message: Incoming[Say]) -> None:
+        raise AssertionError(message)
+
+    async with stage.plays(rooms) as server, server.client("/ws") as client:
+        for _ in range(4):
+            await client.send("ping")
+        assert [await client.receive() for _ in range(3)] == ["pong"] * 3
+        assert (await client.receive_json())["code"] == "rate_limited"
+        for _ in range(100):
+            await client.send("")
+        assert await client.closed() == (1008, "too many messages")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"type":"PING"}', '{"type":["ping"]}', '["ping"]', '"ping"', "PING", "pings", '{"ping":1}']
+)
 async def test_what_only_resembles_a_ping_is_an_invalid_message(rooms, stage, text):
     @rooms.ws_route("/ws")
     async def never(message: Incoming[Say]) -> None:

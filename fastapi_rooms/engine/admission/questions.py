@@ -7,6 +7,9 @@ from typing import get_origin
 
 from fastapi_rooms.domain.errors import ConfigurationError
 
+_TYPING = frozenset({"typing", "types", "typing_extensions"})
+"""Where what stands for a type comes from: much of it can be called, and answers nothing."""
+
 
 def check_answers(function: object, name: str) -> None:
     """Check that a function returns its answer: what yields one returns a generator, which is true.
@@ -18,7 +21,7 @@ def check_answers(function: object, name: str) -> None:
     Raises:
         ConfigurationError: It does not, or is no function.
     """
-    if not callable(function) or get_origin(function) is not None:  # an alias can be called, and answers nothing
+    if not callable(function) or get_origin(function) is not None or type(function).__module__ in _TYPING:
         raise ConfigurationError(f"{name} takes a function, not {function!r}")
     while isinstance(function, partial):
         function = function.func

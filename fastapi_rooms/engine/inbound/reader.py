@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from enum import Enum
+from sys import getsizeof
 from time import monotonic
 from typing import Any
 
@@ -20,7 +21,7 @@ from fastapi_rooms.domain.close_codes import ABNORMAL, CloseCode
 from fastapi_rooms.domain.connection import Connection, Owner
 from fastapi_rooms.domain.error_code import ErrorCode
 from fastapi_rooms.domain.incoming import error_message
-from fastapi_rooms.domain.messages import MessageType
+from fastapi_rooms.domain.messages import Message
 from fastapi_rooms.domain.rate import Allowance
 from fastapi_rooms.engine.inbound.inbox import Inbox, Payload
 from fastapi_rooms.engine.inbound.readers import Readers
@@ -30,6 +31,9 @@ logger = logging.getLogger("fastapi_rooms")
 
 MAX_DROPPED = 100
 """How many messages above the rate a client may send in a row before it is closed."""
+
+MAX_UTF8 = 4
+"""How many bytes a character has at most."""
 
 NO_CODE = 1005
 """In place of a close code when the close frame had none (RFC 6455 section 7.1.5)."""
@@ -195,7 +199,7 @@ class Reader:
         """
         payload = _payload(event)
         self.waiting = _INBOX  # it holds on to what it received
-        if payload is None or self.state is not READING or _size(payload) > self._shared.max_bytes or not self._count():
+        if payload is None or self.state is not READING or self._is_too_large(payload) or not self._count():
             return None
         self._shared.add(self)
         return payload
@@ -203,7 +207,7 @@ class Reader:
     def put_back(self, payload: Payload) -> None:
         """Let a message that was taken be the next one again: whoever took it was cancelled before he handed it on."""
         if not self.has_given_up:
-            self.inbox.put_back(payload, _size(payload))
+            self.inbox.put_back(payload, _held_bytes(payload))
             self.start()  # who receives by itself does not look into the inbox
 
     async def refuse(self, event: MutableMapping[str, Any]) -> bool:
@@ -213,7 +217,7 @@ class Reader:
         """
         payload = None if self.has_ended else _payload(event)
         if payload is not None:
-            if _size(payload) > self._shared.max_bytes:
+            if self._is_too_large(payload):
                 await self._refuse_size()
             elif await self.drop():
                 return True
@@ -235,9 +239,9 @@ class Reader:
             return False
         return True
 
-    async def answer(self, message: Any, message_type: MessageType | None = None) -> None:
+    async def answer(self, message: Message) -> None:
         """Send to the client by itself, without waiting; one that has gone gets nothing."""
-        await self._owner.send_personal(self._connection, message, message_type)
+        await self._owner.send_personal(self._connection, message)
 
     async def fail(self, error: Exception) -> None:
         """End because the server failed, for who received by itself."""
@@ -258,12 +262,11 @@ class Reader:
                     event = payload = None
                     await asyncio.sleep(0)
                     continue
-                size = _size(payload)
-                if size > self._shared.max_bytes:
+                if self._is_too_large(payload):
                     await self._refuse_size()
                     return
                 if self._count():
-                    inbox.put(payload, size)
+                    inbox.put(payload, _held_bytes(payload))
                 elif not await self.drop():
                     return
                 event = payload = None  # a connection that waits keeps no message
@@ -289,6 +292,15 @@ class Reader:
         if self._allowance is None:
             self._allowance = Allowance(self._shared.rate)
         return self._allowance
+
+    def _is_too_large(self, payload: Payload) -> bool:
+        """Return whether a payload has more bytes than it may, of UTF-8 for a text."""
+        longest, length = self._shared.max_bytes, len(payload)
+        if length > longest:
+            return True
+        if isinstance(payload, bytes) or length * MAX_UTF8 <= longest or payload.isascii():
+            return False  # nearly always, and without encoding it
+        return len(payload.encode("utf-8", "surrogatepass")) > longest
 
     async def _refuse_size(self) -> None:
         self._shared.counters.oversized_messages += 1
@@ -350,8 +362,11 @@ def _end_of(event: MutableMapping[str, Any]) -> tuple[int, str]:
     return code, event.get("reason") or ""
 
 
-def _size(payload: Payload) -> int:
-    """Return the size in bytes, of UTF-8 for a text."""
+def _held_bytes(payload: Payload) -> int:
+    """Return what a payload takes in memory while it waits; less than a hundred bytes of Python's own do not count.
+
+    A text takes as much for each character as for its widest: four times its UTF-8, if there is one emoji in it.
+    """
     if isinstance(payload, bytes) or payload.isascii():
         return len(payload)
-    return len(payload.encode("utf-8", "surrogatepass"))
+    return getsizeof(payload)

@@ -14,7 +14,7 @@ from fastapi_rooms.domain.connection import Connection, Phase
 from fastapi_rooms.domain.error_code import ErrorCode
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.incoming import Decoder, InvalidMessageError, error_message
-from fastapi_rooms.domain.messages import MessageType, is_control, is_pong
+from fastapi_rooms.domain.messages import BARE_PONG, PONG, Message, MessageType, is_bare_control, is_control, is_pong
 from fastapi_rooms.engine.inbound.inbox import Payload
 from fastapi_rooms.engine.inbound.reader import NOBODY, READING, Reader
 from fastapi_rooms.engine.inbound.readers import AskLimiter, Readers
@@ -98,14 +98,12 @@ class Received(AsyncIterator[Any]):
 
     async def _answer(self, payload: Payload, error: InvalidMessageError) -> bool:
         """Answer what the handler's type does not claim; return whether to go on."""
-        match is_control(payload):
-            case MessageType.PING:
-                self._invalid_in_a_row = 0
-                await self._reader.answer(None, MessageType.PONG)
-                return True
-            case MessageType.PONG:
-                self._invalid_in_a_row = 0
-                return True
+        if (control := is_control(payload)) is not None:
+            await self._note_control(control, PONG)
+            return True
+        if not self._decoder.takes_as_it_is(payload) and (control := is_bare_control(payload)) is not None:
+            await self._note_control(control, BARE_PONG)
+            return True
         self._readers.counters.invalid_messages += 1
         self._invalid_in_a_row += 1
         await self._reader.answer(error_message(ErrorCode.INVALID_MESSAGE, errors=error.errors))
@@ -114,3 +112,9 @@ class Received(AsyncIterator[Any]):
         self._readers.counters.unreadable += self._connection.is_open
         await self._connection.close(CloseCode.INVALID_DATA, "too many invalid messages")
         return False
+
+    async def _note_control(self, control: MessageType, pong: Message) -> None:
+        """Take note of a sign of life, and answer one that asks for an answer."""
+        self._invalid_in_a_row = 0
+        if control is MessageType.PING:
+            await self._reader.answer(pong)

@@ -1,6 +1,7 @@
 """What clients send, from the socket to the handler."""
 
 import asyncio
+import sys
 
 import pytest
 from starlette.websockets import WebSocketDisconnect
@@ -95,6 +96,50 @@ async def test_a_message_that_is_too_large_closes_the_client():
     await connection.wait_until_closed()
     assert peer.close_codes == [1009]
     assert manager.stats().dropped["oversized"] == 1
+    await manager.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "is_let_in"),
+    [
+        ("x" * 12, True),
+        ("x" * 13, False),
+        ("é" * 6, True),
+        ("é" * 6 + "x", False),
+        ("😀" * 3, True),
+        ("😀" * 3 + "x", False),
+        ("x" * 12 + "é", False),
+        (b"\xff" * 12, True),
+        (b"\xff" * 13, False),
+    ],
+)
+@pytest.mark.parametrize("is_inline", [True, False])
+async def test_a_message_may_have_so_many_bytes_of_utf8(text, is_let_in, is_inline):
+    manager = ConnectionManager(RoomsSettings(max_message_bytes=12))
+    peer, connection = await connected(manager)
+    reader = sessions_of(manager).reader(connection)
+    if not is_inline:
+        reader.start()
+    messages = sessions_of(manager).received(connection, Decoder(str | bytes))
+    peer.say(text)
+    peer.go()
+    assert [message async for message in messages] == [text] * is_let_in
+    assert manager.stats().dropped["oversized"] == (not is_let_in)
+    await manager.stop()
+
+
+@pytest.mark.parametrize("text", ["x" * 4_000, "x" * 3_999 + "😀", "x" * 3_999 + "я", "é" * 2_000, "😀" * 1_000])
+async def test_an_inbox_holds_no_more_than_it_may_in_memory_whatever_is_in_a_text(text):
+    limit = 50_000
+    manager = ConnectionManager(RoomsSettings(inbox_bytes=limit))
+    peer, connection = await connected(manager)
+    reader = sessions_of(manager).reader(connection)
+    reader.start()
+    for number in range(100):
+        peer.say(text + str(number))  # each is a text of its own
+    await until(lambda: reader.is_held_up)
+    held = [payload for payload, _ in reader.inbox._queue]
+    assert sum(map(sys.getsizeof, held)) <= limit + sys.getsizeof(text + "99") + 100 * len(held)
     await manager.stop()
 
 
