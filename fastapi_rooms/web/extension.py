@@ -126,6 +126,7 @@ class RoomsExtension:
         metadata: Source | None = None,
         authorize_join: Callable[..., Any] | None = None,
         dependencies: Sequence[Source] = (),
+        subprotocols: Sequence[str] = (),
         name: str | None = None,
     ) -> Callable[[F], F]:
         """Register a WebSocket route on `router`. See `fastapi_rooms.ws_route`."""
@@ -137,6 +138,7 @@ class RoomsExtension:
             metadata=metadata,
             authorize_join=authorize_join,
             dependencies=dependencies,
+            subprotocols=subprotocols,
             name=name,
         )
 
