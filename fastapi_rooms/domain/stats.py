@@ -40,9 +40,19 @@ class Stats:
     """Whether new connections are refused, since the node is being stopped."""
     backend: BackendStatus | None
     """Whether it hears the other nodes; None on a node that has none."""
+    behind_seconds: float = 0.0
+    """For how long something has waited now for its turn to be written, since this node is behind and not the peers."""
 
     @classmethod
-    def of(cls, registry: Registry, counters: Counters, *, is_draining: bool, backend: BackendStatus | None) -> Self:
+    def of(
+        cls,
+        registry: Registry,
+        counters: Counters,
+        *,
+        behind_seconds: float = 0.0,
+        is_draining: bool,
+        backend: BackendStatus | None,
+    ) -> Self:
         """Return the numbers as they are now."""
         messages = size = 0
         for outbox in registry.outboxes(EVERYBODY):
@@ -78,4 +88,5 @@ class Stats:
             refused={reason.value: counters.refused[reason] for reason in Refusal},
             is_draining=is_draining,
             backend=backend,
+            behind_seconds=behind_seconds,
         )

@@ -272,7 +272,7 @@ class Lifecycle:
         if connection in self._registry:
             self._counters.slow_consumers += 1
             self.end(connection, Cause.CLOSED, TOO_SLOW)
-        if outbox.cut():
+        if outbox.cut(TOO_SLOW):
             logger.info("%r does not take what it is sent: closed with %d", connection, connection.close_code)
             self.flusher.watch(outbox)
         else:

@@ -73,6 +73,10 @@ class Flusher:
         if outbox.has_left():
             self._watched.pop(outbox, None)
 
+    def behind_seconds(self) -> float:
+        """Return for how long something has waited for its turn to be written, since this node is behind."""
+        return self._writers.behind_seconds()
+
     async def wait_until_written(self, seconds: float) -> bool:
         """Wait until every watched outbox is written or aborted; return whether that is so after `seconds`."""
         return await self._wait_for(lambda: all(outbox.is_written() for outbox in self._watched), seconds)

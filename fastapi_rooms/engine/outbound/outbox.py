@@ -18,6 +18,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
+from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection, Verdict
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.messages import Close, Message
@@ -144,11 +145,18 @@ class Outbox:
         return self.life is _DONE and (self._wire is None or self._wire.has_left())
 
     def behind(self) -> Behind | None:
-        """Return how far the peer is with what waits for it; None if nothing does."""
+        """Return how far the peer is with what it is being sent; None if nobody waits for it.
+
+        That is so while a write to this peer is under way, or the server holds something for it. An outbox that has
+        not had its turn says nothing of its peer.
+        """
         wire = self._wire
-        if wire is None or not (self._is_writing or self._backlog is not None or wire.buffered()):
+        if wire is None:
             return None
-        return Behind(wire.taken(), wire.buffered(), wire.is_closing())
+        held = wire.buffered()
+        if not held and self._task is None:
+            return None
+        return Behind(wire.taken(), held, wire.is_closing())
 
     # Offering
 
@@ -234,13 +242,17 @@ class Outbox:
         self._finish()
         return wire is not None and wire.can_abort()
 
-    def cut(self) -> bool:
-        """Drop what waits, so that the close frame is all that follows; False if it is that already."""
-        close = self._close
-        if close is None or self._task is None or not (len(self) or self._in_flight):
+    def cut(self, close: Close) -> bool:
+        """Drop what waits, so that a close frame is all that follows; False if it is that already.
+
+        Args:
+            close: Sent in place of one that says that all is well.
+        """
+        promised = self._close
+        if promised is None or self._task is None or not (len(self) or self._in_flight):
             return False
         self._drop_everything()
-        self._close = close
+        self._close = close if promised.code == CloseCode.NORMAL else promised
         self._cancel_write()
         self._flusher.write_later(self)
         return True
@@ -335,12 +347,16 @@ class Outbox:
     def _begin_to_wait(self) -> None:
         """Let a task write what waits, however much a burst it is, and count what comes from now on."""
         self.ready = None
+        self._allow()
+        self._is_writing = True
+        self._flusher.write_later(self)
+
+    def _allow(self) -> None:
+        """Hold nothing of what waits now against the peer."""
         if self._backlog is None:
             self._burst = self.pending  # on ASGI each message comes through here: no object for what is never queued
         else:
             self._backlog.allow(self.pending)
-        self._is_writing = True
-        self._flusher.write_later(self)
 
     async def write_rest(self, task: asyncio.Task[object] | None) -> None:
         """Write what waits as the peer takes it, then the close frame.
