@@ -186,6 +186,7 @@ class Flusher:
 
     def _look_at(self, outbox: Outbox, now: float) -> None:
         outbox.notice_end()
+        outbox.judge_wait()
         if outbox.has_left():
             self._watched.pop(outbox, None)
             return

@@ -144,6 +144,11 @@ class Outbox:
         """Return whether the server is done with the socket too: until then a peer can fill its buffer with pongs."""
         return self.life is _DONE and (self._wire is None or self._wire.has_left())
 
+    @property
+    def awaits_turn(self) -> bool:
+        """Whether something waits for a task to write it: then it is this node that is behind, and not the peer."""
+        return self._is_writing and self._task is None
+
     def behind(self) -> Behind | None:
         """Return how far the peer is with what it is being sent; None if nobody waits for it.
 
@@ -358,6 +363,11 @@ class Outbox:
         else:
             self._backlog.allow(self.pending)
 
+    def judge_wait(self) -> None:
+        """Apply the limits if this has not had its turn for long: nothing else bounds what gathers meanwhile."""
+        if self.awaits_turn and self.life is _TAKING:
+            self._judge()
+
     async def write_rest(self, task: asyncio.Task[object] | None) -> None:
         """Write what waits as the peer takes it, then the close frame.
 
@@ -368,6 +378,7 @@ class Outbox:
         if self.life is _DONE or wire is None:
             return  # aborted before its turn came
         self._task = task
+        self._allow()  # what came before its turn says nothing of the peer
         try:
             # In one frame, since on ASGI every message comes through here.
             while (batch := self._next_batch(wire.batch_bytes)) is not None and not wire.is_gone():
