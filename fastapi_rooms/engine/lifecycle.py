@@ -291,8 +291,8 @@ class Lifecycle:
         if connection in self._registry:
             self._counters.slow_consumers += 1
             self.end(connection, Cause.CLOSED, TOO_SLOW)
-        if outbox.cut():
-            logger.info("%r does not take what it is sent: closed with %d", connection, connection.close_code)
+        if (close := outbox.cut(TOO_SLOW)) is not None:
+            logger.info("%r does not take what it is sent: closed with %d", connection, close.code)
             self.flusher.watch(outbox)
         else:
             logger.warning(

@@ -607,6 +607,25 @@ async def test_a_slow_consumer_is_closed_and_reported_once_and_delays_nobody(cap
     await manager.stop()
 
 
+async def test_who_has_too_much_waiting_since_the_node_is_behind_is_not_called_slow(caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "fastapi_rooms")
+    manager = ConnectionManager(RoomsSettings(outbox_messages=1))
+    peer, connection = await connected(manager, "a")
+    writers = manager._parts.lifecycle.flusher._writers
+    monkeypatch.setattr(writers, "_start", lambda loop: None)  # their turn never comes
+    while connection.is_open:
+        await manager.broadcast("x")
+        await asyncio.sleep(0)
+        manager._parts.lifecycle.flusher._sweep()
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.endswith("is not written to, since this node is behind: closed with 1013")
+    assert manager.stats().closed["slow_consumer"] == 1
+    monkeypatch.undo()
+    writers._start(asyncio.get_running_loop())
+    await until(lambda: peer.close_codes == [1013])
+    await manager.stop()
+
+
 @pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
 async def test_a_slow_consumer_may_lose_messages_instead(overflow):
     manager = ConnectionManager(RoomsSettings(outbox_messages=3, overflow=overflow))

@@ -121,6 +121,10 @@ class Flusher:
         """How many are watched: every connection, and those that have ended and whose socket has not left."""
         return len(self._watched)
 
+    def behind_seconds(self) -> float:
+        """Return for how long something has waited for its turn to be written, since this node is behind."""
+        return self._writers.behind_seconds()
+
     async def wait_until_written(self, seconds: float) -> bool:
         """Wait until every watched outbox is written or aborted; return whether that is so after `seconds`."""
         return await self._wait_for(lambda: all(outbox.is_written() for outbox in self._watched), seconds)
@@ -235,6 +239,7 @@ class Flusher:
 
     def _look_at(self, outbox: Outbox, now: float) -> None:
         outbox.notice_end()
+        outbox.judge_wait()
         if outbox.has_left():
             self._unwatch(outbox)
             return

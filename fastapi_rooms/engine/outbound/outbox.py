@@ -18,6 +18,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
+from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection, Verdict
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.messages import Close, Message
@@ -158,12 +159,24 @@ class Outbox:
         """Return whether the server is done with the socket too: until then a peer can fill its buffer with pongs."""
         return self.life is _DONE and (self._wire is None or self._wire.has_left())
 
+    @property
+    def awaits_turn(self) -> bool:
+        """Whether something waits for a task to write it: then it is this node that is behind, and not the peer."""
+        return self.is_writing and self._task is None
+
     def behind(self) -> Behind | None:
-        """Return how far the peer is with what waits for it; None if nothing does."""
+        """Return how far the peer is with what it is being sent; None if nobody waits for it.
+
+        That is so while a write to this peer is under way, or the server holds something for it. An outbox that has
+        not had its turn says nothing of its peer.
+        """
         wire = self._wire
-        if wire is None or not (self.is_writing or self._backlog is not None or wire.buffered()):
+        if wire is None:
             return None
-        return Behind(wire.taken(), wire.buffered(), wire.is_closing())
+        held = wire.buffered()
+        if not held and self._task is None:
+            return None
+        return Behind(wire.taken(), held, wire.is_closing())
 
     # Offering
 
@@ -274,16 +287,20 @@ class Outbox:
         self._finish()
         return wire is not None and wire.can_abort()
 
-    def cut(self) -> bool:
-        """Drop what waits, so that the close frame is all that follows; False if it is that already."""
-        close = self._close
-        if close is None or self._task is None or not (len(self) or self._in_flight):
-            return False
+    def cut(self, close: Close) -> Close | None:
+        """Drop what waits, so that a close frame is all that follows; return which, None if it is that already.
+
+        Args:
+            close: Sent in place of one that says that all is well.
+        """
+        promised = self._close
+        if promised is None or self._task is None or not (len(self) or self._in_flight):
+            return None
         self._drop_everything()
-        self._close = close
+        self._close = close if promised.code == CloseCode.NORMAL else promised
         self._cancel_write()
         self._flusher.write_later(self)
-        return True
+        return self._close
 
     def _cancel_write(self) -> None:
         if self._task is not None and not self._task.get_loop().is_closed():
@@ -384,12 +401,21 @@ class Outbox:
     def _begin_to_wait(self) -> None:
         """Let a task write what waits, however much a burst it is, and count what comes from now on."""
         self.ready = None
+        self._allow()
+        self.is_writing = True
+        self._flusher.write_later(self)
+
+    def _allow(self) -> None:
+        """Hold nothing of what waits now against the peer."""
         if self._backlog is None:
             self._burst = self.pending  # on ASGI each message comes through here: no object for what is never queued
         else:
             self._backlog.allow(self.pending)
-        self.is_writing = True
-        self._flusher.write_later(self)
+
+    def judge_wait(self) -> None:
+        """Apply the limits if this has not had its turn for long: nothing else bounds what gathers meanwhile."""
+        if self.awaits_turn and self.life is _TAKING:
+            self._judge()
 
     async def write_rest(self, task: asyncio.Task[object] | None) -> None:
         """Write what waits as the peer takes it, then the close frame.
@@ -401,6 +427,7 @@ class Outbox:
         if self.life is _DONE or wire is None:
             return  # aborted before its turn came
         self._task = task
+        self._allow()  # what came before its turn says nothing of the peer
         try:
             # In one frame, since on ASGI every message comes through here.
             while (batch := self._next_batch(wire.batch_bytes)) is not None and not wire.is_gone():

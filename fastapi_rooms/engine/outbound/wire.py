@@ -160,7 +160,7 @@ class Wire(Protocol):
         ...
 
     def taken(self) -> int:
-        """Return a number that grows whenever the peer takes something."""
+        """Return a number that is another one whenever the peer has taken something."""
         ...
 
     def is_closing(self) -> bool:
@@ -227,8 +227,8 @@ class AsgiWire:
         return 0 if self._transport is None else buffer_size(self._transport)
 
     def taken(self) -> int:
-        """Return what the peer's kernel has taken, or else what the server has taken."""
-        return self._progress.taken(self._written)
+        """Return what the peer's kernel has taken of what the server holds; if it holds nothing, what it has taken."""
+        return self._progress.taken(self._written) if self.buffered() else self._written
 
     def is_closing(self) -> bool:
         """Return whether the transport is closed, False if it is out of reach."""

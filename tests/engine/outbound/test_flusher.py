@@ -39,6 +39,9 @@ class FakeOutbox:
     def notice_end(self):
         self.looked_at.append(asyncio.get_running_loop().time())
 
+    def judge_wait(self):
+        """It has had its turn."""
+
     def is_written(self):
         return self.settled
 

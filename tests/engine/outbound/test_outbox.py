@@ -467,7 +467,7 @@ async def test_what_is_left_of_a_burst_does_not_count_against_the_limit_and_what
     outbox = desk.outbox(wire)
     for _ in range(15):
         assert outbox.offer(message(10)) is Verdict.ACCEPTED
-    await asyncio.sleep(0)  # six left with the first write, then the buffer was full
+    await ticks()  # six left with the first write, then the buffer was full, and a task waits for the peer
     assert len(wire.written) == 6
     assert not outbox.is_over
     for _ in range(4):
@@ -1038,7 +1038,7 @@ async def test_a_write_that_was_cut_and_is_slow_to_go_leaves_the_next_one_its_ta
     await ticks()
     outbox.close(BYE)
     before = outbox._task
-    assert outbox.cut()
+    assert outbox.cut(Close(1013, "slow consumer")) == BYE, "what the app said stays"
     await ticks(20)
     assert outbox._task not in (None, before), "it can still be aborted"
     outbox.abort()

@@ -31,6 +31,9 @@ class Watched:
         if self.on_look is not None:
             self.on_look()
 
+    def judge_wait(self):
+        """It has had its turn."""
+
     def has_left(self):
         return self.has_gone
 
