@@ -13,6 +13,7 @@ from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.envelope import room_target, user_target
 from fastapi_rooms.domain.messages import Close, Message
 from fastapi_rooms.domain.registry import Registry
+from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.endings.connection_tasks import ConnectionTasks
 from fastapi_rooms.engine.endings.timekeeper import Timekeeper
@@ -20,7 +21,7 @@ from fastapi_rooms.engine.hooks import Announcer, Disconnected, Hooks
 from fastapi_rooms.engine.many_nodes import ManyNodes
 from fastapi_rooms.engine.outbound.ended import ENDED
 from fastapi_rooms.engine.outbound.flusher import Flusher
-from fastapi_rooms.engine.outbound.outbox import Outbox
+from fastapi_rooms.engine.outbound.outbox import FAILED, Outbox
 from fastapi_rooms.engine.outbound.wire_choice import choose_wire
 
 if TYPE_CHECKING:
@@ -89,10 +90,11 @@ class Lifecycle:
         self._nodes = nodes
         # Registered, but the handshake is being answered. The event, if somebody waits for that, is set afterwards.
         self.opening: dict[Connection, asyncio.Event | None] = {}
-        self.flusher = Flusher(settings, self._on_stall, self._on_left)
+        self.flusher = Flusher(settings, self._on_stall, self._on_left, self._on_failed)
         self.timekeeper = Timekeeper(settings, counters, self._on_time, self._offer)
         self.tasks = ConnectionTasks(settings.disconnect_grace, self.close)
         self._on_outbox_done = self._on_done  # one bound method for all outboxes
+        self._failures_said = Seldom()
 
     @property
     def closing(self) -> int:
@@ -299,6 +301,21 @@ class Lifecycle:
                 "%r does not take its close frame either: its socket stays until the server ends it", connection
             )
             outbox.abort()
+
+    def _on_failed(self, outbox: Outbox, error: BaseException) -> None:
+        """A write raised although the peer is there: the outbox sends a close frame, or has tried to."""
+        connection = outbox.connection
+        self.close(connection, FAILED)
+        if self._failures_said.is_due(asyncio.get_running_loop().time()):
+            logger.error(
+                "%r could not be sent to, although its client is there: closed with %s. Does a middleware around the "
+                "app fail in its `send`? (said once a minute)",
+                connection,
+                connection.close_code,
+                exc_info=error,
+            )
+        else:
+            logger.debug("%r could not be sent to: %r", connection, error)
 
     def _on_left(self, outbox: Outbox) -> None:
         self._registry.release(outbox.connection)

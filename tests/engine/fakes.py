@@ -37,6 +37,11 @@ def only_this_task() -> bool:
     return asyncio.all_tasks() == {asyncio.current_task()}
 
 
+def unexpected(*arguments: object) -> None:
+    """Fail: what a test passes on where nothing of the kind may happen."""
+    raise AssertionError(arguments)
+
+
 class ClockedLoop(asyncio.SelectorEventLoop):
     """A loop whose clock jumps to the next timer instead of waiting for it. Fails where nothing would ever happen."""
 
@@ -218,11 +223,15 @@ class Desk:
         self.ended: list[Outbox] = []
         self.stalled: list[Outbox] = []
         self.left: list[Outbox] = []
-        self.flusher = Flusher(self.settings, self.on_stall, self.left.append)
+        self.failed: list[tuple[Outbox, BaseException]] = []
+        self.flusher = Flusher(self.settings, self.on_stall, self.left.append, self.on_failed)
 
     def on_stall(self, outbox: Outbox) -> None:
         self.stalled.append(outbox)
         outbox.abort()
+
+    def on_failed(self, outbox: Outbox, error: BaseException) -> None:
+        self.failed.append((outbox, error))
 
     def outbox(self, wire: FakeWire | None = None) -> Outbox:
         outbox = Outbox(Connection(None), self.settings, self.counters, self.flusher, self.ended.append)

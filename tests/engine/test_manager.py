@@ -582,6 +582,38 @@ async def test_a_dead_peer_is_not_the_senders_problem(manager):
     assert manager.disconnect(dead.websocket) is lost, "the endpoint still has to learn which rooms it was in"
 
 
+class Refusing(Peer):
+    """A peer behind a middleware that fails for messages, and, if told so, for the close frame."""
+
+    def __init__(self):
+        super().__init__()
+        self.refuses = {"websocket.send"}
+
+    async def _send(self, event):
+        if event["type"] in self.refuses:
+            raise LookupError("no context")
+        await super()._send(event)
+
+
+async def test_who_cannot_be_sent_to_is_closed_with_1011_and_said_once_a_minute(caplog):
+    caplog.set_level(logging.DEBUG, "fastapi_rooms")
+    ended = []
+    manager = ConnectionManager(hooks=Hooks(disconnected=ended.append))
+    peers = [Refusing() for _ in range(3)]
+    peers[2].refuses.add("websocket.close")
+    connections = [await manager.connect(peer.websocket, "a") for peer in peers]
+    reading = [asyncio.create_task(anext(connection.messages(str), "the end")) for connection in connections]
+    assert await manager.broadcast_to_room("a", "hi") == 3
+    assert await asyncio.wait_for(asyncio.gather(*reading), 1) == ["the end"] * 3
+    assert [peer.close_codes for peer in peers] == [[1011], [1011], []]
+    assert [end.code for end in ended] == [1011] * 3
+    assert (manager.active_connections, manager.stats().dropped["lost"]) == (0, 3)
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.exc_info[0] is LookupError
+    assert "closed with 1011. Does a middleware around the app fail in its `send`?" in record.getMessage()
+    await manager.stop()
+
+
 async def test_a_slow_consumer_is_closed_and_reported_once_and_delays_nobody(caplog):
     caplog.set_level(logging.INFO, "fastapi_rooms")
     manager = ConnectionManager(RoomsSettings(outbox_messages=3))
