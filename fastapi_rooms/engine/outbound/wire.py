@@ -5,12 +5,15 @@
 
 import socket
 import struct
+from collections.abc import Awaitable
+from contextvars import copy_context
 from typing import Any, Protocol, TypeGuard
 
 from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.engine.outbound.batch import Batch
+from fastapi_rooms.engine.outbound.in_context import run_in_context
 
 
 class Transport(Protocol):
@@ -173,11 +176,11 @@ class Wire(Protocol):
         """
         ...
 
-    async def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch) -> Awaitable[None]:
         """Write, and wait while the peer takes nothing. Cancellation may leave the messages written or not."""
         ...
 
-    async def close(self, close: Close) -> None:
+    def close(self, close: Close) -> Awaitable[None]:
         """Send a close frame, and wait while the peer takes nothing."""
         ...
 
@@ -209,12 +212,13 @@ class Wire(Protocol):
 class AsgiWire:
     """Writes ASGI events: one await per message, whatever the server."""
 
-    __slots__ = ("_progress", "_transport", "_websocket", "_written")
+    __slots__ = ("_context", "_progress", "_transport", "_websocket", "_written")
 
     batch_bytes = 1
 
     def __init__(self, websocket: WebSocket, transport: Transport | None) -> None:
         self._websocket = websocket
+        self._context = copy_context()  # of the endpoint, which middleware around it expects to be in when it sends
         self._transport = transport  # None: out of reach, so there is no abort
         self._progress = Progress(transport)
         self._written = 0  # bytes passed on
@@ -236,16 +240,19 @@ class AsgiWire:
         """Return False: an ASGI send may always wait."""
         return False
 
-    async def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch) -> Awaitable[None]:
         """Send one event per message: of Starlette's `send`, just what is left while a socket is open."""
+        return run_in_context(self._context, self._write(batch))
+
+    async def _write(self, batch: Batch) -> None:
         for message in batch.messages():
             # A copy, since the next server or middleware may change the event, and the message is everybody's.
             await self._websocket._send(message.asgi().copy())
             self._written += message.size
 
-    async def close(self, close: Close) -> None:
+    def close(self, close: Close) -> Awaitable[None]:
         """Let the server send the close frame and run the closing handshake."""
-        await self._websocket.close(close.code, close.reason)
+        return run_in_context(self._context, self._websocket.close(close.code, close.reason))
 
     def can_abort(self) -> bool:
         """Return whether the server's transport is within reach."""
