@@ -16,7 +16,7 @@ from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.endings.connection_tasks import ConnectionTasks
-from fastapi_rooms.engine.endings.timekeeper import Timekeeper
+from fastapi_rooms.engine.endings.timekeeper import LATE_SECONDS, OLD_AGE, Timekeeper
 from fastapi_rooms.engine.hooks import Announcer, Disconnected, Hooks
 from fastapi_rooms.engine.many_nodes import ManyNodes
 from fastapi_rooms.engine.outbound.ended import ENDED
@@ -43,6 +43,7 @@ _COUNTED = frozenset(
         CloseCode.TRY_AGAIN_LATER,
         CloseCode.LOGIN_EXPIRED,
         CloseCode.SILENT,
+        CloseCode.REPLACED,
     }
 )
 """Who was closed with one of these is counted by the reason for it, so not once more if it does not even take that."""
@@ -91,7 +92,7 @@ class Lifecycle:
         # Registered, but the handshake is being answered. The event, if somebody waits for that, is set afterwards.
         self.opening: dict[Connection, asyncio.Event | None] = {}
         self.flusher = Flusher(settings, self._on_stall, self._on_left, self._on_failed)
-        self.timekeeper = Timekeeper(settings, counters, self._on_time, self._offer)
+        self.timekeeper = Timekeeper(settings, counters, self._on_time, self._offer, self._is_behind)
         self.tasks = ConnectionTasks(settings.disconnect_grace, self.close)
         self._on_outbox_done = self._on_done  # one bound method for all outboxes
         self._failures_said = Seldom()
@@ -283,7 +284,7 @@ class Lifecycle:
     def _on_stall(self, outbox: Outbox) -> None:
         connection = outbox.connection
         if outbox.can_abort:
-            if connection.close_code not in _COUNTED:
+            if not _is_counted(connection):
                 self._counters.aborted += 1
             logger.info("%r does not take what it is sent: aborted", connection)
             self.end(connection, Cause.STALLED)
@@ -321,8 +322,23 @@ class Lifecycle:
         self._registry.release(outbox.connection)
 
     def _on_time(self, connection: Connection, close: Close) -> None:
-        logger.info("%r: %s, closed with %d", connection, close.reason, close.code)
-        self.close(connection, close)
+        if connection in self._registry:
+            logger.info("%r: %s, closed with %d", connection, close.reason, close.code)
+            self.end(connection, Cause.CLOSED, close)
 
     def _offer(self, connection: Connection, message: Message) -> bool:
-        return connection._outbox.offer(message) is Verdict.ACCEPTED
+        """Send a ping, unless the peer is behind: it would push out what the app has sent, or be lost itself."""
+        outbox = connection._outbox
+        if outbox.is_over or outbox.offer(message) is not Verdict.ACCEPTED:
+            return False
+        self._counters.sent_messages += 1
+        return True
+
+    def _is_behind(self) -> bool:
+        return self.flusher.behind_seconds() > LATE_SECONDS
+
+
+def _is_counted(connection: Connection) -> bool:
+    """Return whether the reason for which a connection was closed is counted."""
+    code = connection.close_code
+    return code in _COUNTED or (code, connection.close_reason) == (OLD_AGE.code, OLD_AGE.reason)

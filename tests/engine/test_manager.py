@@ -787,6 +787,30 @@ async def test_a_socket_that_the_app_closed_behind_our_back_is_found_gone(manage
     assert is_empty(manager)
 
 
+@pytest.mark.parametrize("reason", ["lifetime", "replaced", "slow_consumer"])
+def test_who_was_closed_for_a_reason_that_is_counted_and_does_not_take_even_that_is_counted_once(reason):
+    async def main():
+        settings = {
+            "lifetime": {"max_connection_seconds": 1},
+            "replaced": {"max_connections_per_user": 1, "user_limit_policy": "replace"},
+            "slow_consumer": {"outbox_messages": 1},
+        }[reason]
+        manager = ConnectionManager(RoomsSettings(send_timeout=4, **settings))
+        stuck, _ = await connected(manager, "a", "ann")
+        stuck.reads.clear()
+        for _ in range(1 if reason != "slow_consumer" else 5):
+            await manager.broadcast("x")
+            await ticks()
+        if reason == "replaced":
+            await connected(manager, "a", "ann")
+        await asyncio.sleep(10)
+        assert stuck.transport.aborted
+        assert {name: count for name, count in manager.stats().closed.items() if count} == {reason: 1}
+        await manager.stop()
+
+    run_clocked(main)
+
+
 def test_a_peer_that_takes_nothing_is_aborted_and_counted():
     async def main():
         manager = ConnectionManager(RoomsSettings(send_timeout=8))
