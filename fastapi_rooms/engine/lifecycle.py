@@ -14,7 +14,7 @@ from fastapi_rooms.domain.envelope import room_target, user_target
 from fastapi_rooms.domain.messages import Close, Message
 from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.seldom import Seldom
-from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.domain.settings import Overflow, RoomsSettings
 from fastapi_rooms.engine.endings.connection_tasks import ConnectionTasks
 from fastapi_rooms.engine.endings.timekeeper import LATE_SECONDS, OLD_AGE, Timekeeper
 from fastapi_rooms.engine.hooks import Announcer, Disconnected, Hooks
@@ -96,6 +96,7 @@ class Lifecycle:
         self.tasks = ConnectionTasks(settings.disconnect_grace, self.close)
         self._on_outbox_done = self._on_done  # one bound method for all outboxes
         self._failures_said = Seldom()
+        self._newest_counts = settings.overflow is Overflow.DROP_OLDEST
 
     @property
     def closing(self) -> int:
@@ -161,7 +162,8 @@ class Lifecycle:
             self._begin(connection)
         if connection._phase is Phase.GONE:
             return  # forgotten meanwhile: the socket is its endpoint's business
-        outbox.open(choose_wire(connection.websocket, self._settings.wire, self._settings.compress_min_bytes))
+        wire, compress = self._settings.wire, self._settings.compress_min_bytes
+        outbox.open(choose_wire(connection.websocket, wire, compress, newest_counts=self._newest_counts))
 
     def _is_unproven(self, connection: Connection) -> bool:
         """Return whether nobody of this user is here of whom is certain that his close would have been heard."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 
 import pytest
@@ -81,6 +82,31 @@ async def test_a_policy_that_drops_messages_keeps_the_connection(wire, overflow)
         assert received[-1] == (0x88, (1000).to_bytes(2, "big"))
         assert (received[-2][1] == b"last") == (overflow is Overflow.DROP_OLDEST)
         slow.close()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="there is no such option on this platform")
+async def test_where_the_newest_counts_few_old_values_come_before_it(wire, loop):
+    app, manager = app_with(wire=wire, overflow=Overflow.DROP_OLDEST, outbox_messages=1)
+    with live(app, loop) as server:
+        paused = RawClient(server, "/ws/r", receive_buffer=4096)
+        await until(lambda: manager.active_connections == 1)
+        (connection,) = manager.get_room_members("r")
+
+        async def tick() -> int:
+            for number in range(100_000):
+                await manager.broadcast_to_room("r", str(number).ljust(1000))
+                await asyncio.sleep(0)
+                if manager.stats().dropped["lost"] >= 100:
+                    return number
+            raise AssertionError("everything finds a place")
+
+        last = await server.call(tick)
+        assert last - 100 < 100, "of the megabytes that the kernel would take"
+        await server.call(manager.close_room, "r")
+        received = await asyncio.to_thread(paused.read_to_close)
+        assert [int(text) for _, text in received[-2:-1]] == [last]
+        assert connection.close_code == 1000
+        paused.close()
 
 
 @pytest.mark.parametrize("size", [100, 64 * KIB])
