@@ -24,6 +24,40 @@ TICKS = 20
 """How many ticks `until` lets pass before it looks at the clock."""
 
 
+class FairClock:
+    """A clock that stands still while this machine keeps those waiting who have something to do.
+
+    What promises to be done within some time cannot keep that where others have the processor. How long that was is
+    measured: by a thread that sleeps a little, again and again, and sees how much later it is woken than it asked for.
+    """
+
+    PAUSE = 0.01
+    ROUGHLY = 0.001
+    """How late every thread is woken, on a machine that does nothing else."""
+
+    def __init__(self) -> None:
+        self._lost = 0.0
+        self._thread: threading.Thread | None = None
+
+    def __call__(self) -> float:
+        """Return the time in seconds. From the first call on it is measured what is lost."""
+        if self._thread is None or not self._thread.is_alive():  # as after a fork
+            self._thread = threading.Thread(target=self._measure, name="fair clock", daemon=True)
+            self._thread.start()
+        return time.monotonic() - self._lost
+
+    def _measure(self) -> None:
+        while True:
+            due = time.monotonic() + self.PAUSE
+            time.sleep(self.PAUSE)
+            late = time.monotonic() - due
+            if late > self.ROUGHLY:
+                self._lost += late
+
+
+fair_time = FairClock()
+
+
 class LiveServer:
     """A uvicorn server in a thread of its own, on a free port."""
 

@@ -1,11 +1,12 @@
 """What other tests wait with."""
 
 import asyncio
+import sys
 import threading
 import time
 
 import pytest
-from support import until
+from support import FairClock, until
 
 
 async def test_it_returns_the_first_value_that_is_true():
@@ -63,3 +64,17 @@ async def test_a_fact_that_fails_is_not_taken_for_one_that_is_late():
 
     with pytest.raises(TimeoutError, match="the fact's own"):
         await until(fact)
+
+
+def test_a_fair_clock_stands_still_for_who_is_kept_from_the_processor():
+    clock = FairClock()
+    fair, real, threads = clock(), time.monotonic(), sys.getswitchinterval()
+    sys.setswitchinterval(0.1)  # whoever computes keeps all other threads waiting for so long
+    try:
+        while time.monotonic() - real < 0.5:
+            pass
+    finally:
+        sys.setswitchinterval(threads)
+    fair, real = clock() - fair, time.monotonic() - real
+    assert real >= 0.5
+    assert 0 < fair < 0.75 * real

@@ -85,6 +85,10 @@ class Outbox(Protocol):
         """Write what was offered now, if nothing waits before it and this is the first write of the tick."""
         ...
 
+    def note_close_by_server(self) -> None:
+        """Remember that the server has closed the socket by itself, if it has."""
+        ...
+
     async def wait_for_space(self) -> None:
         """Wait while the peer is behind."""
         ...
@@ -206,7 +210,7 @@ class Connection:
 
     @property
     def close_code(self) -> int | None:
-        """The close code that ended it: ours, or else the client's; 1006 without a close frame. None: not known."""
+        """The close code that ended it: ours, the server's or the client's; 1006: no close frame; None: not known."""
         return self._close_code
 
     @property
@@ -298,10 +302,12 @@ class Connection:
         """
         return self._owned()._sessions.start_task(self, coroutine)  # noqa: SLF001 - of the protocol above
 
-    def _note_close(self, code: int, reason: str) -> None:
-        """Remember how it ended: the first who knew is right."""
-        if self._close_code is None:
-            self._close_code, self._close_reason = code, reason
+    def _note_close(self, code: int, reason: str) -> bool:
+        """Remember how it ended: the first who knew is right. Return whether nobody did before."""
+        if self._close_code is not None:
+            return False
+        self._close_code, self._close_reason = code, reason
+        return True
 
     def _owned(self) -> Owner:
         if self._owner is None:

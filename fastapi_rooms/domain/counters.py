@@ -47,6 +47,8 @@ class Counters:
     """Connections closed with 4509 because their user connected once more."""
     restarted: int = 0
     """Connections closed with 1012 because the node was stopped."""
+    closed_by_server: int = 0
+    """Connections that the server closed by itself: no pong in time (1011), or what it could or would not read."""
     refused: Counter[Refusal] = field(default_factory=Counter)
     """Handshakes and joins that were refused, by reason."""
 

@@ -37,7 +37,7 @@ class Stats:
     `unhandled`."""
     closed: Mapping[str, int]
     """Connections that were ended for a reason: `slow_consumer`, `stalled`, `full_inbox`, `flooding`, `silent`,
-    `expired`, `invalid_data`, `lifetime`, `replaced`, `restart`."""
+    `expired`, `invalid_data`, `lifetime`, `replaced`, `restart`, `by_server`."""
     refused: Mapping[str, int]
     """Handshakes and joins that were refused, by reason: each `Refusal`."""
     is_draining: bool
@@ -92,6 +92,7 @@ class Stats:
                 "lifetime": counters.outlived,
                 "replaced": counters.replaced,
                 "restart": counters.restarted,
+                "by_server": counters.closed_by_server,
             },
             refused={reason.value: counters.refused[reason] for reason in Refusal},
             is_draining=is_draining,

@@ -33,7 +33,7 @@ class Disconnected:
     connection: Connection
     """Which; its `rooms` are those it was in."""
     code: int | None
-    """The close code: ours, or else the client's; 1006 if there was no close frame, None if nobody knows."""
+    """The close code: ours, the server's or the client's; 1006 if there was no close frame, None if nobody knows."""
     reason: str
     """The reason beside the code."""
     seconds: float

@@ -286,7 +286,7 @@ class Lifecycle:
     def _on_stall(self, outbox: Outbox) -> None:
         connection = outbox.connection
         if outbox.can_abort:
-            if not _is_counted(connection):
+            if not (_is_counted(connection) or outbox.was_closed_by_server()):
                 self._counters.aborted += 1
             logger.info("%r does not take what it is sent: aborted", connection)
             self.end(connection, Cause.STALLED)

@@ -82,6 +82,7 @@ COUNTED = {
     "outlived": lambda stats: stats.closed["lifetime"],
     "replaced": lambda stats: stats.closed["replaced"],
     "restarted": lambda stats: stats.closed["restart"],
+    "closed_by_server": lambda stats: stats.closed["by_server"],
 }
 
 

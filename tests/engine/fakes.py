@@ -81,6 +81,7 @@ class FakeWire:
         self.aborts = 0
         self.held = 0  # bytes that the server holds
         self.gone = False
+        self.said_by_server: tuple[int, str] | None = None  # in a close frame that nobody here asked for
         self.in_reach = True  # whether the socket can be ended
         self.error: Exception | None = None  # raised by whatever is tried next
         self.faults: list[str] = []  # mistakes of the outbox
@@ -111,6 +112,9 @@ class FakeWire:
 
     def is_gone(self) -> bool:
         return self.gone
+
+    def closed_by_server(self) -> tuple[int, str] | None:
+        return self.said_by_server
 
     def is_writable(self) -> bool:
         return False

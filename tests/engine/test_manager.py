@@ -7,8 +7,9 @@ import weakref
 from datetime import UTC, datetime
 
 import pytest
+from support import counted
 
-from engine.fakes import Peer, connected, is_empty, run_clocked, texts, ticks, until
+from engine.fakes import FakeWire, Peer, connected, is_empty, run_clocked, texts, ticks, until
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError, ConnectionEnded, MessageError, NotConnectedError
 from fastapi_rooms.domain.messages import Close, MessageType
@@ -805,7 +806,28 @@ def test_who_was_closed_for_a_reason_that_is_counted_and_does_not_take_even_that
             await connected(manager, "a", "ann")
         await asyncio.sleep(10)
         assert stuck.transport.aborted
-        assert {name: count for name, count in manager.stats().closed.items() if count} == {reason: 1}
+        assert counted(manager.stats().closed) == {reason: 1}
+        await manager.stop()
+
+    run_clocked(main)
+
+
+@pytest.mark.parametrize("is_ours", [False, True])
+def test_who_was_closed_by_the_server_and_does_not_take_even_that_is_counted_once(is_ours):
+    async def main():
+        manager = ConnectionManager(RoomsSettings(send_timeout=4))
+        _, connection = await connected(manager, "a")
+        outbox = connection._outbox
+        wire = outbox._wire = FakeWire()
+        wire.held = 100
+        if is_ours:
+            await connection.close(4000)
+        wire.gone, wire.said_by_server = True, (1011, "keepalive ping timeout")
+        manager._parts.flusher._sweep()
+        await asyncio.sleep(10)
+        assert wire.aborts == 1
+        assert not connection.is_open
+        assert counted(manager.stats().closed) == ({"stalled": 1} if is_ours else {"by_server": 1})
         await manager.stop()
 
     run_clocked(main)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import itertools
-import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +11,7 @@ from uuid import uuid4
 import pytest
 from brokers.groups import Cluster, eventually, known
 from brokers.server import Broker
-from support import until
+from support import fair_time, until
 
 from fastapi_rooms import BackendUnavailable, Gap, RoomsSettings
 from fastapi_rooms.backends.redis.backend import RedisBackend
@@ -48,7 +47,7 @@ class Node(Recorder):
     def receive(self, envelope: Envelope) -> None:
         super().receive(envelope)
         text = envelope.content.payload.decode()
-        self.heard_at.setdefault(text, time.monotonic())
+        self.heard_at.setdefault(text, fair_time())
         self._heard.setdefault(envelope.target, []).append(text)
 
     @property
@@ -136,7 +135,7 @@ class Speaker:
             while not self._is_over:
                 text = f"{self._word} {len(self.said)}"
                 self.said[text] = datetime.now(UTC)
-                group.create_task(self._say(text, time.monotonic()))
+                group.create_task(self._say(text, fair_time()))
                 await asyncio.sleep(pause)
 
     async def _say(self, text: str, begin: float) -> None:
@@ -144,7 +143,7 @@ class Speaker:
             await self.node.says(self.target, text)
         except BackendUnavailable as error:
             self.failed[text] = error
-        self.slowest = max(self.slowest, time.monotonic() - begin)
+        self.slowest = max(self.slowest, fair_time() - begin)
 
     async def is_heard_by(self, node: Node, seconds: float = 5.0) -> float:
         """Wait until something is heard that is said from now on; return when it was."""

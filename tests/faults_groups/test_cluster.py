@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 import random
-import time
 from urllib.parse import quote
 from uuid import uuid4
 
 import redis
 from fastapi import FastAPI
-from support import live, until
+from support import fair_time, live, until
 
 from fastapi_rooms import ConnectionDep, Incoming, RoomsExtension, RoomsSettings
 from fastapi_rooms.domain.envelope import EVERYBODY, room_target, user_target
@@ -141,7 +140,7 @@ async def test_a_room_is_followed_to_where_its_slot_moves(each_cluster):
         async with speaking(speaker, moved, stays, other) as said, speaking(both, moved) as echo:
             await asyncio.gather(*(one.is_heard_by(listener) for one in (*said, *echo)))
             cluster.move(slot_in(prefix, moved), there)
-            at = time.monotonic()
+            at = fair_time()
             assert await said[0].is_heard_by(listener) - at < FOLLOWS
             assert await said[0].is_heard_by(both) - at < FOLLOWS
             assert await echo[0].is_heard_by(listener) - at < FOLLOWS
@@ -167,7 +166,7 @@ async def test_slots_that_move_again_and_again_take_their_rooms_along(cluster):
             for _ in range(30):
                 cluster.move(slot_in(prefix, dice.choice(rooms)), dice.choice(cluster.masters))
                 await asyncio.sleep(dice.choice((0, 0, 0.01, 0.1, 0.2)))
-            at = time.monotonic()
+            at = fair_time()
             for speaker in said:
                 assert await speaker.is_heard_by(two) - at < FOLLOWS + LATE
         await asyncio.gather(*(speaker.check(two) for speaker in said), *(speaker.check(one) for speaker in echo))
@@ -198,7 +197,7 @@ async def test_a_link_to_a_server_without_slots_ends_and_begins_anew_when_it_has
         async with speaking(speaker, room) as (said,):
             await said.is_heard_by(listener)
             cluster.move_all(slots, there)
-            at = time.monotonic()
+            at = fair_time()
             assert await said.is_heard_by(listener) - at < FOLLOWS
             await until(lambda: connections(cluster, name) == [(0, 0), (2, 2), (2, 2)], "they have left")
             await until(
@@ -206,7 +205,7 @@ async def test_a_link_to_a_server_without_slots_ends_and_begins_anew_when_it_has
             )
             assert said.failed == {}, "what was under way to the server that was left has arrived"
             cluster.move_all(slots, left)
-            at = time.monotonic()
+            at = fair_time()
             assert await said.is_heard_by(listener) - at < FOLLOWS
             await until(lambda: connections(cluster, name) == [(2, 2)] * 3, "they are back")
             await until(lambda: listener.connected and speaker.connected, "all is well")
@@ -229,7 +228,7 @@ async def test_a_slot_without_a_server_is_reported_and_heard_again_when_it_has_o
                     await until(lambda one=one: one.failed, "nobody takes it")
                 await said[2].is_heard_by(listener)
                 owner.call("CLUSTER", "ADDSLOTS", *slots)
-                at = time.monotonic()
+                at = fair_time()
                 for one in said[:2]:
                     assert await one.is_heard_by(listener) - at < FOLLOWS + LATE
                 await until(lambda: listener.connected, "all is well")

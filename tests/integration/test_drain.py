@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import DEADLINE, Client, RawClient, http_client, until
+from support import DEADLINE, Client, RawClient, fair_time, http_client, until
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -129,13 +129,15 @@ class Uvicorn:
             return answer.status_code, answer.json()
 
     def signal(self, number):
+        began = fair_time()
         self.process.send_signal(number)
-        return time.monotonic()
+        return began
 
     def signal_group(self, number):
         """As Ctrl+C does: the parent and its children get it."""
+        began = fair_time()
         os.killpg(self.process.pid, number)
-        return time.monotonic()
+        return began
 
     async def exit_code(self):
         return await asyncio.to_thread(self.process.wait, 2 * DEADLINE)
@@ -191,6 +193,11 @@ async def get_stuck(server, count, queued=1 << 20, processes=1):
     return clients
 
 
+def drains(server):
+    """Return how many seconds each drain took that is over, as the log has it."""
+    return [float(line.split()[-2]) for line in server.lines("fastapi_rooms drained:")]
+
+
 def term(server):
     return server.signal(signal.SIGTERM)
 
@@ -238,9 +245,10 @@ async def test_a_server_that_is_told_to_stop_drains_first(uvicorn, options, proc
             assert (await client.receive()).endswith("hello")
             assert await client.closed() == (1012, "restarting")
         assert await server.exit_code() == code
-        took = time.monotonic() - began
-        assert 1.45 < took < 1.5 + 1 + (0.5 if options else 0), "the parents look for signals twice a second"
-    assert len(server.lines("fastapi_rooms draining:")) == len(server.lines("fastapi_rooms drained:")) == processes
+        took = fair_time() - began
+        assert took < 1.5 + 1 + (0.5 if options else 0), "the parents look for signals twice a second"
+    assert len(server.lines("fastapi_rooms draining:")) == len(drains(server)) == processes
+    assert min(drains(server)) >= 1.5, "one client takes nothing, and has its time"
     assert "second signal" not in server.said
     assert server.said.count("Application shutdown complete") == processes
 
@@ -254,7 +262,7 @@ async def test_closes_are_spread_and_everybody_gets_what_was_sent_before(uvicorn
         with contextlib.suppress(ConnectionClosed):
             while True:
                 heard.append(await client.websocket.recv())
-        closed_at.append(time.monotonic())
+        closed_at.append(fair_time())
         received.append((client.websocket.close_code, heard))
 
     async with contextlib.AsyncExitStack() as ends:
@@ -267,7 +275,7 @@ async def test_closes_are_spread_and_everybody_gets_what_was_sent_before(uvicorn
         assert await server.post("/say", text="while it drains") > 100, "those who are still here hear it"
         await asyncio.wait(listening, timeout=DEADLINE)
         assert await server.exit_code() == -signal.SIGTERM
-        assert time.monotonic() - began < 2 + 1
+        assert fair_time() - began < 2 + 1
     assert len(received) == 200
     assert {code for code, _ in received} == {1012}
     assert {tuple(heard[:2]) for _, heard in received} == {("first", "second")}
@@ -285,9 +293,11 @@ async def test_with_a_hundred_clients_that_do_not_read_the_process_is_gone_in_ti
         began = server.signal(signal.SIGTERM)
         assert (await healthy.closed())[0] == 1012
         assert await server.exit_code() == -signal.SIGTERM
-    took = time.monotonic() - began
-    assert 1.45 < took < 1.5 + 1, took
-    assert any("101 connections closed, 100 of them aborted" in line for line in server.lines("drained:"))
+    took = fair_time() - began
+    assert took < 1.5 + 1, took
+    (drained,) = server.lines("drained:")
+    assert "101 connections closed, 100 of them aborted" in drained
+    assert min(drains(server)) >= 1.5
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -304,7 +314,7 @@ async def test_who_floods_with_pings_and_does_not_read_holds_nobody_up(uvicorn, 
         thread.start()
     try:
         assert await server.exit_code() == -signal.SIGTERM
-        took = time.monotonic() - began
+        took = fair_time() - began
     finally:
         over.set()
         for thread in threads:
@@ -335,14 +345,14 @@ async def test_in_development_ctrl_c_is_instant_for_one_client(uvicorn):
         began = server.signal(signal.SIGINT)
         assert await client.closed() == (1012, "restarting")
         assert await server.exit_code() == 0
-        assert time.monotonic() - began < 1
+        assert fair_time() - began < 1
 
 
 async def test_in_development_ctrl_c_is_instant_for_none(uvicorn):
     server = uvicorn(10, loop="uvloop")
     began = server.signal(signal.SIGINT)
     assert await server.exit_code() == 0
-    assert time.monotonic() - began < 1
+    assert fair_time() - began < 1
 
 
 async def test_a_second_signal_skips_the_rest_but_not_within_the_first_second(uvicorn):
@@ -361,7 +371,7 @@ async def test_a_second_signal_skips_the_rest_but_not_within_the_first_second(uv
         assert "second signal" not in server.said
         began = server.signal(signal.SIGTERM)
         assert await server.exit_code() in (-signal.SIGTERM, 0), "of signals at the same time, SIGINT may be the first"
-    assert time.monotonic() - began < 5, "uvicorn has closed it, so that the sweep has less patience"
+    assert fair_time() - began < 5, "uvicorn has closed it, so that the sweep has less patience"
     assert len(server.lines("a second signal: the rest of the connections is left to the server")) == 1
 
 
@@ -371,17 +381,18 @@ async def test_a_request_can_drain_before_the_signal_comes(uvicorn):
     (stuck,) = await get_stuck(server, 1)
     async with server.client() as client:
         one, two = asyncio.create_task(server.post("/drain")), asyncio.create_task(server.post("/drain"))
-        began = time.monotonic()
+        began = fair_time()
         await is_red(server)
         assert (await refusal(server))[0] == 503
         assert await client.closed() == (1012, "restarting")
         assert await one == await two == 0
-        assert 1.4 < time.monotonic() - began < 1.5 + 1
+        assert fair_time() - began < 1.5 + 1
+        assert min(drains(server)) >= 1.5
         assert (await server.ready())[0] == 503, "it goes on answering"
         assert await asyncio.to_thread(stuck.read_to_end), "it was aborted"
     began = server.signal(signal.SIGTERM)
     assert await server.exit_code() == -signal.SIGTERM
-    assert time.monotonic() - began < 1
+    assert fair_time() - began < 1
     assert len(server.lines("draining:")) == len(server.lines("drained:")) == 1
 
 
@@ -394,7 +405,7 @@ async def test_without_a_drain_timeout_everything_is_as_the_server_has_it(uvicor
         began = server.signal(number)
         assert await client.closed() == (1012, ""), "this is uvicorn's close frame"
         assert await server.exit_code() == code
-        assert time.monotonic() - began < 1
+        assert fair_time() - began < 1
     assert server.lines("drain") == []
 
 

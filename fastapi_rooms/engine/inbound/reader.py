@@ -319,6 +319,7 @@ class Reader:
     def _leave(self, event: MutableMapping[str, Any] | None) -> None:
         if event is not None and event["type"] == "websocket.disconnect":
             self._connection.websocket.client_state = WebSocketState.DISCONNECTED  # as Starlette's `receive` does
+            self._connection._outbox.note_close_by_server()  # the event may say that there was no close frame
             self._connection._note_close(*_end_of(event))
         self._end(_ENDED)
         self._owner.disconnect(self._connection)

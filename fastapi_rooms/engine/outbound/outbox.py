@@ -317,6 +317,18 @@ class Outbox:
         if self.life is not _DONE and not self.is_writing and wire is not None and wire.is_gone():
             self._lose_peer()
 
+    def note_close_by_server(self) -> None:
+        """Remember and count that the server has closed by itself, if it has and nobody else was first."""
+        said = None if self._wire is None else self._wire.closed_by_server()
+        if said is not None and self.connection._note_close(*said):
+            self._counters.closed_by_server += 1
+
+    def was_closed_by_server(self) -> bool:
+        """Return whether that is what ended the connection, and was counted."""
+        connection = self.connection
+        said = None if self._wire is None else self._wire.closed_by_server()
+        return said is not None and said == (connection.close_code, connection.close_reason)
+
     def _seal(self, close: Close | None) -> None:
         self._queue_pending()
         self.life = Life.SEALED if self.life is _TAKING else self.life
@@ -325,6 +337,7 @@ class Outbox:
         self.ready = None
 
     def _lose_peer(self) -> None:
+        self.note_close_by_server()
         self._drop_everything()
         self._finish()
 

@@ -18,6 +18,7 @@ from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.engine.outbound.batch import Batch
+from fastapi_rooms.engine.outbound.closing_handshake import closed_by_server, limit_reading
 from fastapi_rooms.engine.outbound.wire import Progress, Transport, buffer_size, is_transport, kernel_tells
 
 MODULE = "uvicorn.protocols.websockets.websockets_sansio_impl"
@@ -143,6 +144,11 @@ class UvicornWire:
     async def close(self, close: Close) -> None:
         """Let uvicorn send the close frame and run the closing handshake."""
         await self._websocket.close(close.code, close.reason)
+        limit_reading(self._transport)
+
+    def closed_by_server(self) -> tuple[int, str] | None:
+        """Return what uvicorn's protocol has sent."""
+        return closed_by_server(self._websocket, self._protocol)
 
     def can_abort(self) -> bool:
         """Return True: the transport is at hand."""

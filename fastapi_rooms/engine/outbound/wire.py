@@ -13,6 +13,7 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.engine.outbound.batch import Batch
+from fastapi_rooms.engine.outbound.closing_handshake import closed_by_server, limit_reading, protocol_of
 from fastapi_rooms.engine.outbound.in_context import run_in_context
 
 
@@ -181,7 +182,11 @@ class Wire(Protocol):
         ...
 
     def close(self, close: Close) -> Awaitable[None]:
-        """Send a close frame, and wait while the peer takes nothing."""
+        """Send a close frame, and wait while the peer takes nothing. Little is read of it from then on."""
+        ...
+
+    def closed_by_server(self) -> tuple[int, str] | None:
+        """Return code and reason of the close frame that this side has sent first; None if there is none."""
         ...
 
     def can_abort(self) -> bool:
@@ -212,7 +217,7 @@ class Wire(Protocol):
 class AsgiWire:
     """Writes ASGI events: one await per message, whatever the server."""
 
-    __slots__ = ("_context", "_progress", "_transport", "_websocket", "_written")
+    __slots__ = ("_context", "_progress", "_protocol", "_transport", "_websocket", "_written")
 
     batch_bytes = 1
 
@@ -220,6 +225,8 @@ class AsgiWire:
         self._websocket = websocket
         self._context = copy_context()  # of the endpoint, which middleware around it expects to be in when it sends
         self._transport = transport  # None: out of reach, so there is no abort
+        # The server's object for the socket, asked for now, since a transport forgets it when it is closed.
+        self._protocol = None if transport is None else protocol_of(transport)
         self._progress = Progress(transport)
         self._written = 0  # bytes passed on
 
@@ -252,7 +259,15 @@ class AsgiWire:
 
     def close(self, close: Close) -> Awaitable[None]:
         """Let the server send the close frame and run the closing handshake."""
-        return run_in_context(self._context, self._websocket.close(close.code, close.reason))
+        return run_in_context(self._context, self._close(close))
+
+    async def _close(self, close: Close) -> None:
+        await self._websocket.close(close.code, close.reason)
+        limit_reading(self._transport)
+
+    def closed_by_server(self) -> tuple[int, str] | None:
+        """Return what the server's protocol has sent, None if it is out of reach or does not tell."""
+        return closed_by_server(self._websocket, self._protocol)
 
     def can_abort(self) -> bool:
         """Return whether the server's transport is within reach."""
