@@ -80,6 +80,11 @@ class Outbox(Protocol):
         """Whether a task writes to the peer, since not everything could be written at once."""
         ...
 
+    @property
+    def is_over(self) -> bool:
+        """Whether more waits than may, so that the next offer costs something."""
+        ...
+
     def write_at_once(self) -> None:
         """Write what was offered now, if nothing waits before it and this is the first write of the tick."""
         ...

@@ -44,6 +44,8 @@ class Stats:
     """Whether new connections are refused, since the node is being stopped."""
     backend: BackendStatus | None
     """Whether it hears the other nodes; None on a node that has none."""
+    behind_seconds: float = 0.0
+    """For how long something has waited now for its turn to be written, since this node is behind and not the peers."""
 
     @classmethod
     def of(
@@ -54,6 +56,7 @@ class Stats:
         is_draining: bool,
         backend: BackendStatus | None,
         closing: int = 0,
+        behind_seconds: float = 0.0,
     ) -> Self:
         """Return the numbers as they are now."""
         messages = size = 0
@@ -94,4 +97,5 @@ class Stats:
             refused={reason.value: counters.refused[reason] for reason in Refusal},
             is_draining=is_draining,
             backend=backend,
+            behind_seconds=behind_seconds,
         )

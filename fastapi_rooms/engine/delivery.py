@@ -11,6 +11,7 @@ from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.engine.hooks import Announcer, Hooks
 from fastapi_rooms.engine.lifecycle import TOO_SLOW, Cause, Lifecycle
 from fastapi_rooms.engine.outbound.fan_out import fan_out
+from fastapi_rooms.engine.outbound.outbox import Outbox as WrittenOutbox
 from fastapi_rooms.engine.references import NOBODY
 
 logger = logging.getLogger("fastapi_rooms")
@@ -51,7 +52,7 @@ class Delivery:
         handed, overflowed = fan_out(outboxes, content, skipped, self._flusher)
         self._counters.sent_messages += handed
         for outbox in overflowed:
-            self._give_up(outbox.connection)
+            self._give_up(outbox)
         return handed
 
     async def send_here(self, outboxes: Collection[Outbox], content: Message | Close) -> int:
@@ -69,8 +70,10 @@ class Delivery:
             self._lifecycle.end(connection, Cause.CLOSED, close)
         return len(closed)
 
-    def _give_up(self, connection: Connection) -> None:
+    def _give_up(self, outbox: WrittenOutbox) -> None:
+        connection = outbox.connection
         self._counters.slow_consumers += 1
-        logger.info("%r is a slow consumer: closed with 1013", connection)
+        reason = "is not written to, since this node is behind" if outbox.awaits_turn else "is a slow consumer"
+        logger.info("%r %s: closed with 1013", connection, reason)
         self._announcer.tell(self._hooks.overflow, connection)
         self._lifecycle.end(connection, Cause.CLOSED, TOO_SLOW)

@@ -13,14 +13,15 @@ from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.envelope import room_target, user_target
 from fastapi_rooms.domain.messages import Close, Message
 from fastapi_rooms.domain.registry import Registry
-from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.domain.seldom import Seldom
+from fastapi_rooms.domain.settings import Overflow, RoomsSettings
 from fastapi_rooms.engine.endings.connection_tasks import ConnectionTasks
-from fastapi_rooms.engine.endings.timekeeper import Timekeeper
+from fastapi_rooms.engine.endings.timekeeper import LATE_SECONDS, OLD_AGE, Timekeeper
 from fastapi_rooms.engine.hooks import Announcer, Disconnected, Hooks
 from fastapi_rooms.engine.many_nodes import ManyNodes
 from fastapi_rooms.engine.outbound.ended import ENDED
 from fastapi_rooms.engine.outbound.flusher import Flusher
-from fastapi_rooms.engine.outbound.outbox import Outbox
+from fastapi_rooms.engine.outbound.outbox import FAILED, Outbox
 from fastapi_rooms.engine.outbound.wire_choice import choose_wire
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _COUNTED = frozenset(
         CloseCode.TRY_AGAIN_LATER,
         CloseCode.LOGIN_EXPIRED,
         CloseCode.SILENT,
+        CloseCode.REPLACED,
     }
 )
 """Who was closed with one of these is counted by the reason for it, so not once more if it does not even take that."""
@@ -89,10 +91,12 @@ class Lifecycle:
         self._nodes = nodes
         # Registered, but the handshake is being answered. The event, if somebody waits for that, is set afterwards.
         self.opening: dict[Connection, asyncio.Event | None] = {}
-        self.flusher = Flusher(settings, self._on_stall, self._on_left)
-        self.timekeeper = Timekeeper(settings, counters, self._on_time, self._offer)
+        self.flusher = Flusher(settings, self._on_stall, self._on_left, self._on_failed)
+        self.timekeeper = Timekeeper(settings, counters, self._on_time, self._offer, self._is_behind)
         self.tasks = ConnectionTasks(settings.disconnect_grace, self.close)
         self._on_outbox_done = self._on_done  # one bound method for all outboxes
+        self._failures_said = Seldom()
+        self._newest_counts = settings.overflow is Overflow.DROP_OLDEST
 
     @property
     def closing(self) -> int:
@@ -158,7 +162,8 @@ class Lifecycle:
             self._begin(connection)
         if connection._phase is Phase.GONE:
             return  # forgotten meanwhile: the socket is its endpoint's business
-        outbox.open(choose_wire(connection.websocket, self._settings.wire, self._settings.compress_min_bytes))
+        wire, compress = self._settings.wire, self._settings.compress_min_bytes
+        outbox.open(choose_wire(connection.websocket, wire, compress, newest_counts=self._newest_counts))
 
     def _is_unproven(self, connection: Connection) -> bool:
         """Return whether nobody of this user is here of whom is certain that his close would have been heard."""
@@ -281,7 +286,7 @@ class Lifecycle:
     def _on_stall(self, outbox: Outbox) -> None:
         connection = outbox.connection
         if outbox.can_abort:
-            if connection.close_code not in _COUNTED:
+            if not (_is_counted(connection) or outbox.was_closed_by_server()):
                 self._counters.aborted += 1
             logger.info("%r does not take what it is sent: aborted", connection)
             self.end(connection, Cause.STALLED)
@@ -291,8 +296,8 @@ class Lifecycle:
         if connection in self._registry:
             self._counters.slow_consumers += 1
             self.end(connection, Cause.CLOSED, TOO_SLOW)
-        if outbox.cut():
-            logger.info("%r does not take what it is sent: closed with %d", connection, connection.close_code)
+        if (close := outbox.cut(TOO_SLOW)) is not None:
+            logger.info("%r does not take what it is sent: closed with %d", connection, close.code)
             self.flusher.watch(outbox)
         else:
             logger.warning(
@@ -300,12 +305,42 @@ class Lifecycle:
             )
             outbox.abort()
 
+    def _on_failed(self, outbox: Outbox, error: BaseException) -> None:
+        """A write raised although the peer is there: the outbox sends a close frame, or has tried to."""
+        connection = outbox.connection
+        self.close(connection, FAILED)
+        if self._failures_said.is_due(asyncio.get_running_loop().time()):
+            logger.error(
+                "%r could not be sent to, although its client is there: closed with %s. Does a middleware around the "
+                "app fail in its `send`? (said once a minute)",
+                connection,
+                connection.close_code,
+                exc_info=error,
+            )
+        else:
+            logger.debug("%r could not be sent to: %r", connection, error)
+
     def _on_left(self, outbox: Outbox) -> None:
         self._registry.release(outbox.connection)
 
     def _on_time(self, connection: Connection, close: Close) -> None:
-        logger.info("%r: %s, closed with %d", connection, close.reason, close.code)
-        self.close(connection, close)
+        if connection in self._registry:
+            logger.info("%r: %s, closed with %d", connection, close.reason, close.code)
+            self.end(connection, Cause.CLOSED, close)
 
     def _offer(self, connection: Connection, message: Message) -> bool:
-        return connection._outbox.offer(message) is Verdict.ACCEPTED
+        """Send a ping, unless the peer is behind: it would push out what the app has sent, or be lost itself."""
+        outbox = connection._outbox
+        if outbox.is_over or outbox.offer(message) is not Verdict.ACCEPTED:
+            return False
+        self._counters.sent_messages += 1
+        return True
+
+    def _is_behind(self) -> bool:
+        return self.flusher.behind_seconds() > LATE_SECONDS
+
+
+def _is_counted(connection: Connection) -> bool:
+    """Return whether the reason for which a connection was closed is counted."""
+    code = connection.close_code
+    return code in _COUNTED or (code, connection.close_reason) == (OLD_AGE.code, OLD_AGE.reason)

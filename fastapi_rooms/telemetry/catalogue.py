@@ -111,6 +111,13 @@ METRICS = (
         lambda stats: stats.queued_bytes,
     ),
     Metric(
+        "fastapi_rooms.behind.duration",
+        Kind.GAUGE,
+        "s",
+        "For how long something has waited now for its turn to be written, since this node is behind.",
+        lambda stats: stats.behind_seconds,
+    ),
+    Metric(
         "fastapi_rooms.sent.messages",
         Kind.COUNTER,
         "{message}",

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.websockets import WebSocket, WebSocketState
 
-from fastapi_rooms.domain.close_codes import CloseCode, check_close
+from fastapi_rooms.domain.close_codes import ABNORMAL, CloseCode, check_close
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError, ConnectionEnded
 from fastapi_rooms.domain.seldom import Seldom
@@ -79,7 +79,10 @@ async def close_and_wait(
     await connection.wait_until_closed()
     if WebSocketState.DISCONNECTED in (websocket.application_state, websocket.client_state):
         return
-    # The handler had the manager forget it, so nobody has closed the socket, and nobody watches it.
+    # The handler had the manager forget it, so nobody has closed the socket, and nobody watches it; or it was given up
+    # and its socket is out of reach: it must not take that for an end at which all is well.
+    if connection.close_code is not None and connection.close_code != ABNORMAL:
+        code, reason = connection.close_code, connection.close_reason
     try:
         async with asyncio.timeout(manager.settings.send_timeout):
             await websocket.close(code, reason)

@@ -37,6 +37,11 @@ def only_this_task() -> bool:
     return asyncio.all_tasks() == {asyncio.current_task()}
 
 
+def unexpected(*arguments: object) -> None:
+    """Fail: what a test passes on where nothing of the kind may happen."""
+    raise AssertionError(arguments)
+
+
 class ClockedLoop(asyncio.SelectorEventLoop):
     """A loop whose clock jumps to the next timer instead of waiting for it. Fails where nothing would ever happen."""
 
@@ -76,6 +81,7 @@ class FakeWire:
         self.aborts = 0
         self.held = 0  # bytes that the server holds
         self.gone = False
+        self.said_by_server: tuple[int, str] | None = None  # in a close frame that nobody here asked for
         self.in_reach = True  # whether the socket can be ended
         self.error: Exception | None = None  # raised by whatever is tried next
         self.faults: list[str] = []  # mistakes of the outbox
@@ -107,8 +113,8 @@ class FakeWire:
     def is_gone(self) -> bool:
         return self.gone
 
-    def closed_by_server(self) -> None:
-        """Return None: the server does nothing by itself."""
+    def closed_by_server(self) -> tuple[int, str] | None:
+        return self.said_by_server
 
     def is_writable(self) -> bool:
         return False
@@ -221,11 +227,15 @@ class Desk:
         self.ended: list[Outbox] = []
         self.stalled: list[Outbox] = []
         self.left: list[Outbox] = []
-        self.flusher = Flusher(self.settings, self.on_stall, self.left.append)
+        self.failed: list[tuple[Outbox, BaseException]] = []
+        self.flusher = Flusher(self.settings, self.on_stall, self.left.append, self.on_failed)
 
     def on_stall(self, outbox: Outbox) -> None:
         self.stalled.append(outbox)
         outbox.abort()
+
+    def on_failed(self, outbox: Outbox, error: BaseException) -> None:
+        self.failed.append((outbox, error))
 
     def outbox(self, wire: FakeWire | None = None) -> Outbox:
         outbox = Outbox(Connection(None), self.settings, self.counters, self.flusher, self.ended.append)

@@ -7,8 +7,9 @@ import weakref
 from datetime import UTC, datetime
 
 import pytest
+from support import counted
 
-from engine.fakes import Peer, connected, is_empty, run_clocked, texts, ticks, until
+from engine.fakes import FakeWire, Peer, connected, is_empty, run_clocked, texts, ticks, until
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError, ConnectionEnded, MessageError, NotConnectedError
 from fastapi_rooms.domain.messages import Close, MessageType
@@ -582,6 +583,38 @@ async def test_a_dead_peer_is_not_the_senders_problem(manager):
     assert manager.disconnect(dead.websocket) is lost, "the endpoint still has to learn which rooms it was in"
 
 
+class Refusing(Peer):
+    """A peer behind a middleware that fails for messages, and, if told so, for the close frame."""
+
+    def __init__(self):
+        super().__init__()
+        self.refuses = {"websocket.send"}
+
+    async def _send(self, event):
+        if event["type"] in self.refuses:
+            raise LookupError("no context")
+        await super()._send(event)
+
+
+async def test_who_cannot_be_sent_to_is_closed_with_1011_and_said_once_a_minute(caplog):
+    caplog.set_level(logging.DEBUG, "fastapi_rooms")
+    ended = []
+    manager = ConnectionManager(hooks=Hooks(disconnected=ended.append))
+    peers = [Refusing() for _ in range(3)]
+    peers[2].refuses.add("websocket.close")
+    connections = [await manager.connect(peer.websocket, "a") for peer in peers]
+    reading = [asyncio.create_task(anext(connection.messages(str), "the end")) for connection in connections]
+    assert await manager.broadcast_to_room("a", "hi") == 3
+    assert await asyncio.wait_for(asyncio.gather(*reading), 1) == ["the end"] * 3
+    assert [peer.close_codes for peer in peers] == [[1011], [1011], []]
+    assert [end.code for end in ended] == [1011] * 3
+    assert (manager.active_connections, manager.stats().dropped["lost"]) == (0, 3)
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.exc_info[0] is LookupError
+    assert "closed with 1011. Does a middleware around the app fail in its `send`?" in record.getMessage()
+    await manager.stop()
+
+
 async def test_a_slow_consumer_is_closed_and_reported_once_and_delays_nobody(caplog):
     caplog.set_level(logging.INFO, "fastapi_rooms")
     manager = ConnectionManager(RoomsSettings(outbox_messages=3))
@@ -604,6 +637,25 @@ async def test_a_slow_consumer_is_closed_and_reported_once_and_delays_nobody(cap
     await slow.wait_until_closed()
     assert stuck.texts == [str(number) for number in range(counts.count(2))]
     assert stuck.close_codes == [1013]
+    await manager.stop()
+
+
+async def test_who_has_too_much_waiting_since_the_node_is_behind_is_not_called_slow(caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "fastapi_rooms")
+    manager = ConnectionManager(RoomsSettings(outbox_messages=1))
+    peer, connection = await connected(manager, "a")
+    writers = manager._parts.lifecycle.flusher._writers
+    monkeypatch.setattr(writers, "_start", lambda loop: None)  # their turn never comes
+    while connection.is_open:
+        await manager.broadcast("x")
+        await asyncio.sleep(0)
+        manager._parts.lifecycle.flusher._sweep()
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.endswith("is not written to, since this node is behind: closed with 1013")
+    assert manager.stats().closed["slow_consumer"] == 1
+    monkeypatch.undo()
+    writers._start(asyncio.get_running_loop())
+    await until(lambda: peer.close_codes == [1013])
     await manager.stop()
 
 
@@ -734,6 +786,51 @@ async def test_a_socket_that_the_app_closed_behind_our_back_is_found_gone(manage
     await until(lambda: not connection.is_open)
     assert peer.close_codes == [4000]
     assert is_empty(manager)
+
+
+@pytest.mark.parametrize("reason", ["lifetime", "replaced", "slow_consumer"])
+def test_who_was_closed_for_a_reason_that_is_counted_and_does_not_take_even_that_is_counted_once(reason):
+    async def main():
+        settings = {
+            "lifetime": {"max_connection_seconds": 1},
+            "replaced": {"max_connections_per_user": 1, "user_limit_policy": "replace"},
+            "slow_consumer": {"outbox_messages": 1},
+        }[reason]
+        manager = ConnectionManager(RoomsSettings(send_timeout=4, **settings))
+        stuck, _ = await connected(manager, "a", "ann")
+        stuck.reads.clear()
+        for _ in range(1 if reason != "slow_consumer" else 5):
+            await manager.broadcast("x")
+            await ticks()
+        if reason == "replaced":
+            await connected(manager, "a", "ann")
+        await asyncio.sleep(10)
+        assert stuck.transport.aborted
+        assert counted(manager.stats().closed) == {reason: 1}
+        await manager.stop()
+
+    run_clocked(main)
+
+
+@pytest.mark.parametrize("is_ours", [False, True])
+def test_who_was_closed_by_the_server_and_does_not_take_even_that_is_counted_once(is_ours):
+    async def main():
+        manager = ConnectionManager(RoomsSettings(send_timeout=4))
+        _, connection = await connected(manager, "a")
+        outbox = connection._outbox
+        wire = outbox._wire = FakeWire()
+        wire.held = 100
+        if is_ours:
+            await connection.close(4000)
+        wire.gone, wire.said_by_server = True, (1011, "keepalive ping timeout")
+        manager._parts.flusher._sweep()
+        await asyncio.sleep(10)
+        assert wire.aborts == 1
+        assert not connection.is_open
+        assert counted(manager.stats().closed) == ({"stalled": 1} if is_ours else {"by_server": 1})
+        await manager.stop()
+
+    run_clocked(main)
 
 
 def test_a_peer_that_takes_nothing_is_aborted_and_counted():

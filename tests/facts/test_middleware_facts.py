@@ -28,6 +28,7 @@ TESTS = Path(wrapped_apps.__file__).parents[1]
         ("sentry_with_spans", "AsgiWire"),  # it wants to see each message
         ("opentelemetry", "AsgiWire"),  # the same
         ("starlette_context", "AsgiWire"),  # its plugins may change what is sent
+        ("starlette_context_with_plugins", "AsgiWire"),  # and want to be in the context of the connection
     ],
 )
 def test_a_message_arrives_and_a_socket_can_be_aborted_under(package, wire):

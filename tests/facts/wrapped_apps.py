@@ -46,6 +46,13 @@ def starlette_context(app: FastAPI) -> None:
     app.add_middleware(RawContextMiddleware)
 
 
+def starlette_context_with_plugins(app: FastAPI) -> None:
+    from starlette_context.middleware import RawContextMiddleware
+    from starlette_context.plugins import RequestIdPlugin
+
+    app.add_middleware(RawContextMiddleware, plugins=[RequestIdPlugin()])
+
+
 def sentry(_: FastAPI, **options: Any) -> None:
     import sentry_sdk
     from sentry_sdk.integrations.fastapi import FastApiIntegration

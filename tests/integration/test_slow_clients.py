@@ -1,13 +1,15 @@
 """One client that stops reading never delays a broadcast, a close or the shutdown, and costs bounded memory."""
 
 import asyncio
+import contextlib
+import socket
 import time
 
 import pytest
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from support import LiveServer, RawClient, frames, live, until
 
-from fastapi_rooms import ConnectionManager, Incoming, Overflow, RoomsExtension, RoomsSettings
+from fastapi_rooms import ConnectionDep, ConnectionManager, Incoming, Overflow, RoomsExtension, RoomsSettings
 
 KIB = 1024
 TIGHT = {"outbox_bytes": 256 * KIB, "outbox_messages": 100}
@@ -80,6 +82,31 @@ async def test_a_policy_that_drops_messages_keeps_the_connection(wire, overflow)
         assert received[-1] == (0x88, (1000).to_bytes(2, "big"))
         assert (received[-2][1] == b"last") == (overflow is Overflow.DROP_OLDEST)
         slow.close()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="there is no such option on this platform")
+async def test_where_the_newest_counts_few_old_values_come_before_it(wire, loop):
+    app, manager = app_with(wire=wire, overflow=Overflow.DROP_OLDEST, outbox_messages=1)
+    with live(app, loop) as server:
+        paused = RawClient(server, "/ws/r", receive_buffer=4096)
+        await until(lambda: manager.active_connections == 1)
+        (connection,) = manager.get_room_members("r")
+
+        async def tick() -> int:
+            for number in range(100_000):
+                await manager.broadcast_to_room("r", str(number).ljust(1000))
+                await asyncio.sleep(0)
+                if manager.stats().dropped["lost"] >= 100:
+                    return number
+            raise AssertionError("everything finds a place")
+
+        last = await server.call(tick)
+        assert last - 100 < 100, "of the megabytes that the kernel would take"
+        await server.call(manager.close_room, "r")
+        received = await asyncio.to_thread(paused.read_to_close)
+        assert [int(text) for _, text in received[-2:-1]] == [last]
+        assert connection.close_code == 1000
+        paused.close()
 
 
 @pytest.mark.parametrize("size", [100, 64 * KIB])
@@ -342,9 +369,46 @@ async def test_a_stalled_client_that_cannot_be_aborted_is_closed_with_1013_and_c
         stuck.close()
 
 
+async def test_who_cannot_be_aborted_at_a_stop_is_not_told_that_all_is_well():
+    app, manager = app_with(send_timeout=0.5, outbox_bytes=64 * 1024 * KIB, outbox_messages=10_000)
+    app.add_middleware(Opaque)
+    with live(app) as server:
+        stuck = RawClient(server, "/ws/r")
+        await until(lambda: manager.active_connections == 1)
+        (connection,) = manager.get_room_members("r")
+        await fill(server, manager, lambda: connection._outbox.is_writing and len(connection._outbox) > 3)
+        await server.call(manager.stop)
+        received = await asyncio.to_thread(stuck.read_to_close)
+        assert received[-1][1][:2] == (1012).to_bytes(2, "big")
+        stuck.close()
+
+
+async def test_who_is_behind_when_its_handler_returns_and_is_given_up_is_not_told_that_all_is_well():
+    rooms = RoomsExtension(settings=RoomsSettings(send_timeout=0.5, outbox_bytes=64 * 1024 * KIB))
+
+    @rooms.ws_route("/ws", room="r")
+    async def endless(connection: ConnectionDep) -> None:
+        while connection._outbox.queued() is None:
+            await rooms.manager.send_personal(connection, "x" * 64 * KIB)
+            await asyncio.sleep(0.001)
+        await rooms.manager.send_personal(connection, "the last one")
+
+    app = FastAPI(lifespan=rooms.lifespan)
+    app.include_router(rooms.router)
+    app.add_middleware(Opaque)
+    with live(app) as server:
+        stuck = RawClient(server, "/ws")
+        (connection,) = await until(lambda: list(rooms.manager._registry.all()))
+        await until(lambda: connection.close_code == 1000)
+        await until(lambda: rooms.manager.stats().dropped["lost"])
+        received = await asyncio.to_thread(stuck.read_to_close)
+        assert received[-1][1][:2] == (1013).to_bytes(2, "big")
+        stuck.close()
+
+
 async def test_who_takes_no_close_frame_and_cannot_be_aborted_is_not_said_to_be(caplog):
     caplog.set_level("INFO", "fastapi_rooms")
-    app, manager = app_with(send_timeout=0.3, outbox_bytes=64 * 1024 * KIB, outbox_messages=10_000)
+    app, manager = app_with(send_timeout=0.2, outbox_bytes=64 * 1024 * KIB, outbox_messages=10_000)
     app.add_middleware(Opaque)
     with live(app) as server:
         stuck = RawClient(server, "/ws/r")
@@ -355,3 +419,54 @@ async def test_who_takes_no_close_frame_and_cannot_be_aborted_is_not_said_to_be(
         assert "aborted" not in caplog.text
         assert manager.stats().closed["stalled"] == 0
         stuck.close()
+
+
+# Where it is the node that is slow
+
+
+class Costly:
+    """A middleware that takes its time for each message."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        async def costly_send(event):
+            if event["type"] == "websocket.send":
+                time.sleep(0.0003)
+            await send(event)
+
+        await self.app(scope, receive, costly_send)
+
+
+async def test_nobody_is_ended_who_reads_while_the_node_is_behind_and_that_is_said(loop, caplog):
+    app, manager = app_with(send_timeout=0.3)
+    app.add_middleware(Costly)
+    behind = []
+    with live(app, loop) as server:
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(server.client("/ws/r", ping_interval=None)) for _ in range(60)]
+
+            async def broadcast() -> None:
+                for number in range(100):
+                    await manager.broadcast_to_room("r", str(number))
+                    await asyncio.sleep(0)
+
+            async def read(client):
+                return [await client.receive() for _ in range(100)]
+
+            async def watch():
+                while True:
+                    behind.append(manager.stats().behind_seconds)
+                    await asyncio.sleep(0.05)
+
+            watching = asyncio.create_task(watch())
+            await server.call(broadcast)
+            heard = await asyncio.gather(*map(read, clients))
+            watching.cancel()
+            assert heard == [[str(number) for number in range(100)]] * 60
+            assert manager.active_connections == 60
+    assert max(behind) > 1
+    assert manager.stats().behind_seconds == 0
+    [record] = [one for one in caplog.records if "this node is behind" in one.getMessage()]
+    assert record.levelname == "WARNING"

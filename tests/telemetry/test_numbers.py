@@ -33,6 +33,7 @@ STATS = Stats(
     users=2,
     rooms=3,
     closing=12,
+    behind_seconds=13.5,
     queued_messages=4,
     queued_bytes=5,
     sent_messages=6,
@@ -57,6 +58,7 @@ def expected(stats):
         "users": stats.users,
         "rooms": stats.rooms,
         "closing.connections": stats.closing,
+        "behind.duration": stats.behind_seconds,
         "queued.messages": stats.queued_messages,
         "queued.size": stats.queued_bytes,
         "sent.messages": stats.sent_messages,
@@ -119,8 +121,8 @@ def measure(manager):
 def test_nothing_in_the_stats_is_forgotten():
     told = [metric.read(STATS) for metric in METRICS]
     flat = {one for value in told for one in (value.values() if isinstance(value, dict) else [value])}
-    assert set(range(1, 13)) | {101, 102, 103, 104, 0.105} <= flat
-    assert len(fields(Stats)) == 13
+    assert set(range(1, 13)) | {13.5, 101, 102, 103, 104, 0.105} <= flat
+    assert len(fields(Stats)) == 14
     assert len(fields(BackendStatus)) == 7  # `degraded_since` is told by `connected`
 
 

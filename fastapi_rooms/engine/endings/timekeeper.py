@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 Expiry = datetime | float
 """When something expires: a `datetime` with its zone, or seconds since the epoch, as `exp` of a JWT."""
 
+OLD_AGE = Close(CloseCode.NORMAL, "connected for long enough")
+"""What ends a connection that is `max_connection_seconds` old."""
+LATE_SECONDS = 1.0
+"""How late a timer is when this node was behind itself, so that what clients said may not have been read; and for how
+long they are waited for then, before they are called silent after all."""
 LONGEST_SECONDS = 3600.0
 """How long a timer runs at most before the wall clock is looked at again: it may have been set."""
 
@@ -49,6 +54,7 @@ class Timekeeper:
         counters: Where is counted what ends here.
         close: Called to close a connection.
         send: Called to send it a message; returns whether it will be sent.
+        is_behind: Called to learn whether what is sent waits for this node, and not for the peers.
     """
 
     def __init__(
@@ -57,11 +63,13 @@ class Timekeeper:
         counters: Counters,
         close: Callable[[Connection, Close], None],
         send: Callable[[Connection, Message], bool],
+        is_behind: Callable[[], bool],
     ) -> None:
         self._settings = settings
         self._counters = counters
         self._close = close
         self._send = send
+        self._is_behind = is_behind
         self._context = Context()  # an empty one: timers outlive the request in which they were set
         self._timers: dict[Connection, dict[Callable[..., None], asyncio.TimerHandle]] = {}
 
@@ -104,15 +112,25 @@ class Timekeeper:
         if not timers:
             self._timers.pop(connection, None)
 
+    def _is_put_off(self, connection: Connection, callback: Callable[..., None], *arguments: object) -> bool:
+        """Look again later if this node was behind, so that silence says nothing; return whether that is so."""
+        due_at = self._timers[connection][callback].when()
+        if asyncio.get_running_loop().time() - due_at <= LATE_SECONDS and not self._is_behind():
+            return False
+        self._set(connection, LATE_SECONDS, callback, *arguments)
+        return True
+
     def _on_no_first_message(self, connection: Connection) -> None:
+        if _received(connection) == 0 and self._is_put_off(connection, self._on_no_first_message):
+            return
         self._unset(connection, self._on_no_first_message)
         if _received(connection) == 0:
             self._counters.silent += 1
             self._close(connection, Close(CloseCode.SILENT, "no message came in time"))
 
     def _on_old_age(self, connection: Connection) -> None:
-        self._counters.outlived += 1
-        self._close(connection, Close(CloseCode.NORMAL, "connected for long enough"))
+        self._counters.outlived += connection.is_open
+        self._close(connection, OLD_AGE)
 
     def _on_heartbeat(self, connection: Connection, received_before: int) -> None:
         received = _received(connection)
@@ -122,8 +140,11 @@ class Timekeeper:
             self._await_heartbeat(connection)
 
     def _on_no_answer(self, connection: Connection, received_before: int) -> None:
+        is_silent = _received(connection) == received_before
+        if is_silent and self._is_put_off(connection, self._on_no_answer, received_before):
+            return
         self._unset(connection, self._on_no_answer)
-        if _received(connection) == received_before:
+        if is_silent:
             self._counters.silent += 1
             self._close(connection, Close(CloseCode.SILENT, "a ping message was not answered"))
         else:

@@ -314,8 +314,9 @@ class Reader:
             async with asyncio.timeout(self._shared.settings.inbox_timeout):
                 await self.inbox.space()
         except TimeoutError:
-            self._shared.counters.full_inboxes += 1
-            logger.info("%r sent faster than its handler works: closed with 1013", self._connection)
+            if self._connection.is_open:  # else it has ended for another reason, which is counted
+                self._shared.counters.full_inboxes += 1
+                logger.info("%r sent faster than its handler works: closed with 1013", self._connection)
             await self._owner.close(self._connection, CloseCode.TRY_AGAIN_LATER, "too many messages are waiting")
             return False
         per_second = self._shared.settings.messages_per_second

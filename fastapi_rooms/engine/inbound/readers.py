@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Literal, Protocol
 
 from fastapi_rooms.domain.connection import Connection
@@ -42,22 +42,25 @@ class Readers:
         self.rate = None if per_second is None else Rate(per_second, settings.messages_burst)
         self.expects_pongs = settings.heartbeat_interval is not None  # which are no business of the handlers
         self.tasks: set[asyncio.Task[None]] = set()
-        self._context = Context()  # an empty one: a reader outlives the message that happened to come first
-        self._due: list[TakesOver] = []  # to be looked at at the end of this tick
+        self._context = Context()  # of the call at the end of the tick; that of a reader is its connection's own
+        # To be looked at at the end of this tick, each with the context in which it received: middleware around
+        # `receive` expects to be in that of its connection, and its handler has not touched it for this message yet.
+        self._due: list[tuple[TakesOver, Context]] = []
         self._loop: asyncio.AbstractEventLoop | None = None  # where the end-of-tick call is due; None: not due
 
     def add(self, reader: TakesOver) -> None:
-        """Look at a reader at the end of this tick."""
+        """Look at a reader at the end of this tick. Called in the context of its connection."""
         loop = asyncio.get_running_loop()
+        due = (reader, copy_context())
         if self._loop is loop:
-            self._due.append(reader)
+            self._due.append(due)
         else:
-            self._due = [reader]  # those of a loop that has ended are not read for any more
+            self._due = [due]  # those of a loop that has ended are not read for any more
             self._loop = loop
             loop.call_soon(self._take_over, context=self._context)
 
     def _take_over(self) -> None:
         self._loop = None
         readers, self._due = self._due, []
-        for reader in readers:
-            reader.start()
+        for reader, context in readers:
+            context.run(reader.start)

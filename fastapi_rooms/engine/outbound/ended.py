@@ -9,7 +9,7 @@ class _Ended:
     """Answers as an outbox that is done does."""
 
     pending = REFUSING
-    is_writing = False
+    is_writing = is_over = False
     connection: Connection  # never asked for: who has ended is in no registry
 
     def offer(self, message: Message) -> Verdict:  # noqa: ARG002

@@ -33,11 +33,17 @@ class Flusher:
         settings: How long what is offered may be gathered, and how long a peer may take nothing.
         on_stall: Called with the outbox of a peer that is to be given up.
         on_left: Called with each outbox that was watched, once, when it is no more: its socket is gone, or given up.
+        failed: Called with an outbox and what a write to it raised although its peer is there; it ends.
     """
 
     def __init__(
-        self, settings: RoomsSettings, on_stall: Callable[[Outbox], object], on_left: Callable[[Outbox], object]
+        self,
+        settings: RoomsSettings,
+        on_stall: Callable[[Outbox], object],
+        on_left: Callable[[Outbox], object],
+        failed: Callable[[Outbox, BaseException], None],
     ) -> None:
+        self.failed = failed
         self._settings = settings
         self._at_once = AT_ONCE if settings.compress_min_bytes is None else 1  # to compress may take long
         self._interval = settings.flush_interval / 1000  # seconds; 0: until the end of the tick
@@ -120,6 +126,10 @@ class Flusher:
     def sockets(self) -> int:
         """How many are watched: every connection, and those that have ended and whose socket has not left."""
         return len(self._watched)
+
+    def behind_seconds(self) -> float:
+        """Return for how long something has waited for its turn to be written, since this node is behind."""
+        return self._writers.behind_seconds()
 
     async def wait_until_written(self, seconds: float) -> bool:
         """Wait until every watched outbox is written or aborted; return whether that is so after `seconds`."""
@@ -235,6 +245,7 @@ class Flusher:
 
     def _look_at(self, outbox: Outbox, now: float) -> None:
         outbox.notice_end()
+        outbox.judge_wait()
         if outbox.has_left():
             self._unwatch(outbox)
             return

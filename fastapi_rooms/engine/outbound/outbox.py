@@ -18,6 +18,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
+from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection, Verdict
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.messages import Close, Message
@@ -25,13 +26,15 @@ from fastapi_rooms.domain.settings import Overflow, RoomsSettings
 from fastapi_rooms.engine.outbound.backlog import Backlog
 from fastapi_rooms.engine.outbound.batch import EMPTY, REFUSING, Batch
 from fastapi_rooms.engine.outbound.stall import Behind
-from fastapi_rooms.engine.outbound.wire import Wire
+from fastapi_rooms.engine.outbound.wire import Wire, may_say_gone, says_gone
 
 logger = logging.getLogger("fastapi_rooms")
 
 
 SHARED_SECONDS = 0.001
 """How old a tick may be so that messages to one connection share a write: a hundred times what one costs."""
+FAILED = Close(CloseCode.INTERNAL_ERROR)
+"""Sent to a peer that is there and cannot be written to."""
 
 
 class Life(Enum):
@@ -64,6 +67,10 @@ class Flushing(Protocol):
 
     def write_later(self, outbox: "Outbox") -> None:
         """Let a task call `write_rest`, since the wire may have to wait for the peer."""
+        ...
+
+    def failed(self, outbox: "Outbox", error: BaseException) -> None:
+        """Take note that a write raised although the peer is there; the outbox ends."""
         ...
 
 
@@ -158,12 +165,24 @@ class Outbox:
         """Return whether the server is done with the socket too: until then a peer can fill its buffer with pongs."""
         return self.life is _DONE and (self._wire is None or self._wire.has_left())
 
+    @property
+    def awaits_turn(self) -> bool:
+        """Whether something waits for a task to write it: then it is this node that is behind, and not the peer."""
+        return self.is_writing and self._task is None
+
     def behind(self) -> Behind | None:
-        """Return how far the peer is with what waits for it; None if nothing does."""
+        """Return how far the peer is with what it is being sent; None if nobody waits for it.
+
+        That is so while a write to this peer is under way, or the server holds something for it. An outbox that has
+        not had its turn says nothing of its peer.
+        """
         wire = self._wire
-        if wire is None or not (self.is_writing or self._backlog is not None or wire.buffered()):
+        if wire is None:
             return None
-        return Behind(wire.taken(), wire.buffered(), wire.is_closing())
+        held = wire.buffered()
+        if not held and self._task is None:
+            return None
+        return Behind(wire.taken(), held, wire.is_closing())
 
     # Offering
 
@@ -206,8 +225,7 @@ class Outbox:
             if wire.write_now(pending):
                 self.pending = EMPTY
         except Exception as error:  # noqa: BLE001 - whatever a transport raises
-            self._give_up(error)
-            self._lose_peer()
+            self._fail(wire, error)
 
     async def wait_for_space(self) -> None:
         """Wait while the peer is behind: until nothing is queued, or the outbox is done.
@@ -274,16 +292,20 @@ class Outbox:
         self._finish()
         return wire is not None and wire.can_abort()
 
-    def cut(self) -> bool:
-        """Drop what waits, so that the close frame is all that follows; False if it is that already."""
-        close = self._close
-        if close is None or self._task is None or not (len(self) or self._in_flight):
-            return False
+    def cut(self, close: Close) -> Close | None:
+        """Drop what waits, so that a close frame is all that follows; return which, None if it is that already.
+
+        Args:
+            close: Sent in place of one that says that all is well.
+        """
+        promised = self._close
+        if promised is None or self._task is None or not (len(self) or self._in_flight):
+            return None
         self._drop_everything()
-        self._close = close
+        self._close = close if promised.code == CloseCode.NORMAL else promised
         self._cancel_write()
         self._flusher.write_later(self)
-        return True
+        return self._close
 
     def _cancel_write(self) -> None:
         if self._task is not None and not self._task.get_loop().is_closed():
@@ -300,6 +322,12 @@ class Outbox:
         said = None if self._wire is None else self._wire.closed_by_server()
         if said is not None and self.connection._note_close(*said):
             self._counters.closed_by_server += 1
+
+    def was_closed_by_server(self) -> bool:
+        """Return whether that is what ended the connection, and was counted."""
+        connection = self.connection
+        said = None if self._wire is None else self._wire.closed_by_server()
+        return said is not None and said == (connection.close_code, connection.close_reason)
 
     def _seal(self, close: Close | None) -> None:
         self._queue_pending()
@@ -342,8 +370,7 @@ class Outbox:
         try:
             is_written = wire.write_now(pending)
         except Exception as error:  # noqa: BLE001 - whatever a transport raises: it must not stop the other outboxes
-            self._give_up(error)
-            self._lose_peer()
+            self._fail(wire, error)
             return
         if is_written:
             self.pending = EMPTY
@@ -361,9 +388,9 @@ class Outbox:
             if self._allows_tick:
                 self._allow_tick()
             self._judge()  # a handshake that hangs must not cost more than a peer that is behind
-        elif wire.is_gone() or not self._write_now(wire):
+        elif wire.is_gone():
             self._lose_peer()
-        else:
+        elif self._write_now(wire):
             self._open_gate()
             if len(self) or self._close is not None:
                 self._begin_to_wait()
@@ -378,25 +405,34 @@ class Outbox:
             self._backlog.allow(EMPTY)
 
     def _write_now(self, wire: Wire) -> bool:
-        """Write what the wire takes without waiting; return False if the peer turned out to be gone."""
+        """Write what the wire takes without waiting; return False if that failed, and was seen to."""
         try:
             while wire.is_writable() and (batch := self._next_batch(wire.batch_bytes)) is not None:
                 wire.write_now(batch)
                 self._in_flight = EMPTY
         except Exception as error:  # noqa: BLE001 - whatever a transport raises: it must not stop the other outboxes
-            self._give_up(error)
+            self._fail(wire, error)
             return False
         return True
 
     def _begin_to_wait(self) -> None:
         """Let a task write what waits, however much a burst it is, and count what comes from now on."""
         self.ready = None
+        self._allow()
+        self.is_writing = True
+        self._flusher.write_later(self)
+
+    def _allow(self) -> None:
+        """Hold nothing of what waits now against the peer."""
         if self._backlog is None:
             self._burst = self.pending  # on ASGI each message comes through here: no object for what is never queued
         else:
             self._backlog.allow(self.pending)
-        self.is_writing = True
-        self._flusher.write_later(self)
+
+    def judge_wait(self) -> None:
+        """Apply the limits if this has not had its turn for long: nothing else bounds what gathers meanwhile."""
+        if self.awaits_turn and self.life is _TAKING:
+            self._judge()
 
     async def write_rest(self, task: asyncio.Task[object] | None) -> None:
         """Write what waits as the peer takes it, then the close frame.
@@ -408,6 +444,8 @@ class Outbox:
         if self.life is _DONE or wire is None:
             return  # aborted before its turn came
         self._task = task
+        self._allow()  # what came before its turn says nothing of the peer
+        batch: Batch | None = EMPTY
         try:
             # In one frame, since on ASGI every message comes through here.
             while (batch := self._next_batch(wire.batch_bytes)) is not None and not wire.is_gone():
@@ -420,15 +458,16 @@ class Outbox:
                 self._in_flight = EMPTY
             if batch is None and self._close is not None:
                 await wire.close(self._close)
-        except Exception as error:  # noqa: BLE001 - whatever a server raises: this socket cannot be written any more
-            self._give_up(error)
-            is_here = False
-        else:
-            is_here = batch is None
+        except (Exception, asyncio.CancelledError) as error:  # whatever a server, or a middleware before it, raises
+            if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
+                raise  # else it is something that a middleware waited for that was cancelled, and not this write
+            if self._task is task and self.life is not _DONE:  # it was neither cut nor aborted
+                self._fail(wire, error, is_closed=batch is None)
+            return
         finally:
             self._task = None if self._task is task else self._task  # if it was cut, another may be at work
         self.is_writing = False
-        if is_here:
+        if batch is None:
             self._keep_up(wire)
         else:
             self._lose_peer()
@@ -483,11 +522,35 @@ class Outbox:
         if self.pending is REFUSING and self.life is _TAKING:
             self.pending = EMPTY
 
-    def _give_up(self, error: Exception) -> None:
-        """Notice that nothing can be written any more: the peer went, or else the socket is ended for it."""
-        wire = self._wire
-        if wire is None or wire.is_gone() or not wire.can_abort():
+    def _fail(self, wire: Wire, error: BaseException, *, is_closed: bool = False) -> None:
+        """See to a write that raised: its peer has gone, or else is told with 1011 that it will hear nothing more.
+
+        Args:
+            wire: What was written to.
+            error: What it raised.
+            is_closed: It was the close frame. Then there is only one way left to end the socket.
+        """
+        self.is_writing = False
+        if says_gone(error) or (wire.is_gone() and not is_closed):
             logger.debug("a connection went while it was written to: %r", error)
-        else:
+        elif may_say_gone(error):
+            logger.debug("a connection seems to have gone while it was written to: %r", error)
+            wire.abort()  # harmless if it has
+        elif self._close is None and self.life is not _TAKING:
+            logger.debug("a connection that was forgotten could not be written to: %r", error)
+        elif is_closed:
+            self._flusher.failed(self, error)
             wire.abort()
-            logger.error("%r could not be written to: aborted", self.connection, exc_info=error)
+        else:
+            self._close_with_error(error)
+            return
+        self._lose_peer()
+
+    def _close_with_error(self, error: BaseException) -> None:
+        """Let a task send a close frame in place of all that waits: a peer that is never told would wait for ever."""
+        promised = self._close
+        self._drop_everything()
+        self._close = FAILED if promised is None or promised.code == CloseCode.NORMAL else promised
+        self.is_writing = True
+        self._flusher.write_later(self)
+        self._flusher.failed(self, error)

@@ -9,6 +9,8 @@ LINGER_SECONDS = 1.0
 that its shutdown waits for."""
 MARK = 64 * 1024
 """Up to how much a server's buffer is written to: the high-water mark of asyncio's and uvloop's transports."""
+MAX_LOOK_SECONDS = 2.0
+"""How much of a peer's time passes at most between two looks: after more than that this node was behind itself."""
 GROWING_SWEEPS = 2
 """After how many sweeps that found more in a server's buffer than we can have written a peer is given up."""
 
@@ -17,7 +19,7 @@ class Behind(NamedTuple):
     """How far a peer has come for whom something waits."""
 
     taken: int
-    """Grows when it takes something."""
+    """Another number when it has taken something."""
     held: int
     """The bytes that the server holds for it."""
     is_closing: bool
@@ -33,12 +35,13 @@ class Stall:
         first: What it found.
     """
 
-    __slots__ = ("_growing", "_held", "_limit", "_patience", "_since", "_taken")
+    __slots__ = ("_growing", "_held", "_limit", "_looked_at", "_patience", "_taken", "_waited")
 
     def __init__(self, settings: RoomsSettings, now: float, first: Behind) -> None:
         self._patience = settings.send_timeout
         self._limit = max(settings.outbox_bytes, MARK)  # more than that is nothing of ours
-        self._since = now  # since when nothing was taken
+        self._looked_at = now
+        self._waited = 0.0  # for how long nothing was taken
         self._taken = first.taken  # when that last moved
         self._held = first.held  # at the last look
         self._growing = 0  # looks in a row that found more than the one before, above all limits
@@ -48,13 +51,15 @@ class Stall:
 
         That is so when it took nothing for `send_timeout`, or asks for pongs faster than it takes them.
         """
+        passed, self._looked_at = now - self._looked_at, now
         if self._asks_for_more_than_it_takes(found):
             return True
-        if found.taken > self._taken:
-            self._since, self._taken = now, found.taken
+        if found.taken != self._taken:
+            self._waited, self._taken = 0.0, found.taken
             return False
+        self._waited += min(passed, MAX_LOOK_SECONDS, self._patience / 2)
         patience = min(LINGER_SECONDS, self._patience) if found.is_closing else self._patience
-        return now - self._since >= patience
+        return self._waited >= patience
 
     def _asks_for_more_than_it_takes(self, found: Behind) -> bool:
         """Notice a buffer that grows above the mark, where we write nothing: those are pongs.

@@ -5,6 +5,8 @@
 
 import socket
 import struct
+from collections.abc import Awaitable
+from contextvars import copy_context
 from typing import Any, Protocol, TypeGuard
 
 from starlette.websockets import WebSocket, WebSocketState
@@ -12,6 +14,7 @@ from starlette.websockets import WebSocket, WebSocketState
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.engine.outbound.batch import Batch
 from fastapi_rooms.engine.outbound.closing_handshake import closed_by_server, limit_reading, protocol_of
+from fastapi_rooms.engine.outbound.in_context import run_in_context
 
 
 class Transport(Protocol):
@@ -40,6 +43,40 @@ _TRANSPORT_METHODS = [name for name in vars(Transport) if not name.startswith("_
 def is_transport(transport: object) -> TypeGuard[Transport]:
     """Return whether an object has what we use of a transport."""
     return all(callable(getattr(transport, name, None)) for name in _TRANSPORT_METHODS)
+
+
+# What servers, and what stands between, raise when the socket has ended: uvicorn and Starlette, Autobahn in daphne,
+# hypercorn, and anyio's streams, through which middleware passes messages on. By name, since most are not installed.
+_SOCKET_ENDED = frozenset(
+    {
+        "ClientDisconnected",
+        "WebSocketDisconnect",
+        "WebSocketDisconnected",
+        "Disconnected",
+        "UnexpectedMessageError",
+        "BrokenResourceError",
+        "ClosedResourceError",
+    }
+)
+
+
+def says_gone(error: BaseException) -> bool:
+    """Return whether an error of a write says that the socket has ended: the server knows, and will say so."""
+    if isinstance(error, RuntimeError) and str(error).startswith("Unexpected ASGI message"):
+        return True  # uvicorn's, once a close frame was sent by whomever
+    return any(kind.__name__ in _SOCKET_ENDED for kind in type(error).__mro__)
+
+
+def may_say_gone(error: BaseException) -> bool:
+    """Return whether an error of a write may say that the peer has gone.
+
+    By the ASGI specification a server raises an `OSError` then. A `TimeoutError` or a refused connection is nothing
+    that the socket of a client comes to, but something that a middleware asks.
+    """
+    kind = type(error)
+    if kind.__module__ == "builtins":
+        return kind in (OSError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+    return isinstance(error, OSError)
 
 
 _BYTES_ACKED = struct.Struct("=120xQ")  # where Linux's struct tcp_info (linux/tcp.h) has tcpi_bytes_acked
@@ -140,11 +177,11 @@ class Wire(Protocol):
         """
         ...
 
-    async def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch) -> Awaitable[None]:
         """Write, and wait while the peer takes nothing. Cancellation may leave the messages written or not."""
         ...
 
-    async def close(self, close: Close) -> None:
+    def close(self, close: Close) -> Awaitable[None]:
         """Send a close frame, and wait while the peer takes nothing. Little is read of it from then on."""
         ...
 
@@ -165,7 +202,7 @@ class Wire(Protocol):
         ...
 
     def taken(self) -> int:
-        """Return a number that grows whenever the peer takes something."""
+        """Return a number that is another one whenever the peer has taken something."""
         ...
 
     def is_closing(self) -> bool:
@@ -180,12 +217,13 @@ class Wire(Protocol):
 class AsgiWire:
     """Writes ASGI events: one await per message, whatever the server."""
 
-    __slots__ = ("_progress", "_protocol", "_transport", "_websocket", "_written")
+    __slots__ = ("_context", "_progress", "_protocol", "_transport", "_websocket", "_written")
 
     batch_bytes = 1
 
     def __init__(self, websocket: WebSocket, transport: Transport | None) -> None:
         self._websocket = websocket
+        self._context = copy_context()  # of the endpoint, which middleware around it expects to be in when it sends
         self._transport = transport  # None: out of reach, so there is no abort
         # The server's object for the socket, asked for now, since a transport forgets it when it is closed.
         self._protocol = None if transport is None else protocol_of(transport)
@@ -209,15 +247,21 @@ class AsgiWire:
         """Return False: an ASGI send may always wait."""
         return False
 
-    async def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch) -> Awaitable[None]:
         """Send one event per message: of Starlette's `send`, just what is left while a socket is open."""
+        return run_in_context(self._context, self._write(batch))
+
+    async def _write(self, batch: Batch) -> None:
         for message in batch.messages():
             # A copy, since the next server or middleware may change the event, and the message is everybody's.
             await self._websocket._send(message.asgi().copy())
             self._written += message.size
 
-    async def close(self, close: Close) -> None:
+    def close(self, close: Close) -> Awaitable[None]:
         """Let the server send the close frame and run the closing handshake."""
+        return run_in_context(self._context, self._close(close))
+
+    async def _close(self, close: Close) -> None:
         await self._websocket.close(close.code, close.reason)
         limit_reading(self._transport)
 
@@ -239,8 +283,8 @@ class AsgiWire:
         return 0 if self._transport is None else buffer_size(self._transport)
 
     def taken(self) -> int:
-        """Return what the peer's kernel has taken, or else what the server has taken."""
-        return self._progress.taken(self._written)
+        """Return what the peer's kernel has taken of what the server holds; if it holds nothing, what it has taken."""
+        return self._progress.taken(self._written) if self.buffered() else self._written
 
     def is_closing(self) -> bool:
         """Return whether the transport is closed, False if it is out of reach."""

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol, TypeGuard
 
 from starlette.websockets import WebSocket
 
+from fastapi_rooms.engine.outbound.unsent import bound_unsent
 from fastapi_rooms.engine.outbound.uvicorn_wire import UvicornWire, is_known_protocol
 from fastapi_rooms.engine.outbound.wire import AsgiWire, Transport, Wire, is_transport
 
@@ -46,16 +47,34 @@ _RECEIVES = frozenset(
 _reported: set[str] = set()  # what stands between us and uvicorn, and was logged: one line per process is enough
 
 
-def choose_wire(websocket: WebSocket, policy: Literal["auto", "asgi"], compress_min_bytes: int | None = None) -> Wire:
-    """Return the best wire that is safe for this socket. Unknown things fall back to ASGI, never to an error."""
+def choose_wire(
+    websocket: WebSocket,
+    policy: Literal["auto", "asgi"],
+    compress_min_bytes: int | None = None,
+    *,
+    newest_counts: bool = False,
+) -> Wire:
+    """Return the best wire that is safe for this socket. Unknown things fall back to ASGI, never to an error.
+
+    Args:
+        websocket: The socket.
+        policy: "asgi" has nothing but ASGI be used.
+        compress_min_bytes: From which size on messages are compressed, where that was negotiated; None: from none.
+        newest_counts: Have little wait below the wire, where the transport is within reach.
+    """
     send = peel(getattr(websocket, "_send", None))
     protocol = getattr(send, "__self__", None)
     if policy == "auto" and is_known_protocol(protocol):
+        if newest_counts:
+            bound_unsent(protocol.transport)
         return UvicornWire(websocket, protocol, compress_min_bytes)
     server = protocol if has_transport(protocol) else server_of(getattr(websocket, "_receive", None))
     if policy == "auto":
         _report_fallback(send, server)
-    return AsgiWire(websocket, server.transport if has_transport(server) else None)
+    transport = server.transport if has_transport(server) else None
+    if newest_counts:
+        bound_unsent(transport)
+    return AsgiWire(websocket, transport)
 
 
 def peel(send: Any) -> Any:

@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from contextvars import Context
 
+from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.engine.outbound.outbox import Outbox
 from fastapi_rooms.tasks import end_tasks
 
@@ -17,6 +18,8 @@ logger = logging.getLogger("fastapi_rooms")
 
 SLICE_SECONDS = 0.005
 """How long is written, flushed or looked at in one go, before the rest of the node has its turn."""
+LATE_SECONDS = 1.0
+"""After how long without its turn an outbox has this node say that it is behind."""
 
 
 class Writers:
@@ -24,7 +27,8 @@ class Writers:
 
     def __init__(self) -> None:
         self._context = Context()  # an empty one: a node outlives the request that happened to be first
-        self._waiting: deque[Outbox] = deque()
+        self._waiting: deque[tuple[Outbox, float]] = deque()  # since when, in loop time; who waits longest first
+        self._warnings = Seldom()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pausing: set[asyncio.Task[None]] = set()  # those that left the loop to others, and go on by themselves
         self._help = 1  # how many tasks are started next if nothing has moved
@@ -32,11 +36,17 @@ class Writers:
 
     def add(self, outbox: Outbox) -> None:
         """Let a task write an outbox, from the next tick on."""
-        self._waiting.append(outbox)
         loop = asyncio.get_running_loop()
+        self._waiting.append((outbox, loop.time()))
         if self._loop is not loop:
             self._help = 1
             self._start(loop)
+
+    def behind_seconds(self) -> float:
+        """Return for how long an outbox has waited for its turn, 0.0 if none does."""
+        if not self._waiting or self._loop is None or self._loop.is_closed():
+            return 0.0
+        return max(0.0, self._loop.time() - self._waiting[0][1])
 
     async def end(self) -> None:
         """End all tasks; nothing is written any more."""
@@ -67,13 +77,28 @@ class Writers:
         clock = asyncio.get_running_loop().time
         task = asyncio.current_task()
         assert task is not None, "this runs in a task"
-        end = clock() + SLICE_SECONDS
+        now = clock()
+        end = now + SLICE_SECONDS
         while self._waiting:
-            await self._waiting.popleft().write_rest(task)
-            if self._waiting and clock() > end:
+            outbox, since = self._waiting.popleft()
+            if now - since > LATE_SECONDS:
+                self._report(now, now - since)
+            await outbox.write_rest(task)
+            now = clock()
+            if self._waiting and now > end:
                 self._pausing.add(task)
                 try:
                     await asyncio.sleep(0)
                 finally:
                     self._pausing.discard(task)
-                end = clock() + SLICE_SECONDS
+                now = clock()
+                end = now + SLICE_SECONDS
+
+    def _report(self, now: float, waited: float) -> None:
+        if self._warnings.is_due(now):
+            logger.warning(
+                "this node is behind: what it sends has waited for %.1f s before its turn came. Nobody is taken for "
+                "stalled for that. Look for middleware whose `send` takes long, and for code that blocks the loop "
+                "(said once a minute)",
+                waited,
+            )

@@ -66,7 +66,11 @@ def wires(monkeypatch):
     from fastapi_rooms.engine import lifecycle
 
     original = lifecycle.choose_wire
-    monkeypatch.setattr(lifecycle, "choose_wire", lambda *args: made.pop(0) if made else original(*args))
+
+    def choose(*args, **options):
+        return made.pop(0) if made else original(*args, **options)
+
+    monkeypatch.setattr(lifecycle, "choose_wire", choose)
     return made
 
 

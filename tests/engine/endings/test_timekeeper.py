@@ -372,6 +372,55 @@ async def test_nobody_has_to_answer_a_ping_that_found_no_place_in_his_outbox():
     await manager.stop()
 
 
+@pytest.mark.parametrize("overflow", ["close", "drop_newest", "drop_oldest"])
+@clocked
+async def test_a_ping_that_finds_no_place_costs_nothing_and_one_that_does_is_sent(overflow):
+    manager = ConnectionManager(RoomsSettings(outbox_messages=1, overflow=overflow, send_timeout=500, **HEARTBEAT))
+    peer, connection = await connected(manager)
+    connection.messages(str)
+    peer.reads.clear()
+    while not connection._outbox.is_over:
+        await manager.send_personal(connection, "x")
+        await settled()
+    sent = manager.stats().sent_messages
+    await asyncio.sleep(100)
+    assert connection.is_open
+    assert (manager.stats().dropped["lost"], manager.stats().sent_messages) == (0, sent)
+    peer.reads.set()
+    await asyncio.sleep(30)
+    assert peer.texts == ["x"] * sent + [PING]
+    assert manager.stats().sent_messages == sent + 1
+    await manager.stop()
+
+
+@clocked
+async def test_nobody_is_silent_for_a_node_that_was_blocked_or_has_not_sent_the_ping(monkeypatch):
+    manager = ConnectionManager(RoomsSettings(first_message_timeout=5, **HEARTBEAT))
+    loop = asyncio.get_running_loop()
+    quick, slow = [await connected(manager) for _ in range(2)]
+    flusher = manager._parts.flusher
+    for _, connection in (quick, slow):
+        connection.messages(str)
+    await asyncio.sleep(4)
+    loop.now += 10  # somebody computes
+    await asyncio.sleep(0.5)
+    assert quick[1].is_open
+    assert slow[1].is_open
+    quick[0].say("hello")
+    await asyncio.sleep(1)
+    assert [connection.is_open for _, connection in (quick, slow)] == [True, False]
+    await asyncio.sleep(50)
+    assert quick[0].texts == [PING]
+    monkeypatch.setattr(flusher, "behind_seconds", lambda: 2)
+    await asyncio.sleep(20)
+    assert quick[1].is_open
+    monkeypatch.undo()
+    await asyncio.sleep(2)
+    assert not quick[1].is_open
+    assert manager.stats().closed["silent"] == 2
+    await manager.stop()
+
+
 async def _collect(messages):
     return [message async for message in messages]
 
@@ -411,4 +460,5 @@ async def test_what_fires_when_a_connection_has_ended_does_nothing():
     manager._parts.lifecycle.timekeeper._on_old_age(connection)
     await settled()
     assert peer.close_codes == [4000]
+    assert manager.stats().closed["lifetime"] == 0
     await manager.stop()

@@ -191,6 +191,24 @@ def test_a_client_that_sends_faster_than_its_handler_works_is_closed_when_its_ti
     run_clocked(main)
 
 
+def test_who_was_found_gone_while_its_inbox_was_full_is_not_closed_for_that():
+    async def main():
+        manager = ConnectionManager(RoomsSettings(inbox_messages=2, inbox_timeout=5))
+        peer, connection = await connected(manager)
+        messages = connection.messages(str)
+        for number in range(5):
+            peer.say(str(number))
+        assert await anext(messages) == "0"
+        peer.send_error = OSError("reset")
+        await manager.broadcast("x")
+        await asyncio.sleep(6)
+        assert not connection.is_open
+        assert sum(manager.stats().closed.values()) == 0
+        await manager.stop()
+
+    run_clocked(main)
+
+
 async def test_closing_ends_the_messages_and_gives_up_what_waits(manager):
     peer, connection = await connected(manager)
     messages = connection.messages(str)

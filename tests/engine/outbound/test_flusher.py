@@ -6,7 +6,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from engine.fakes import WIRES, ClockedLoop, Desk, ImmediateWire, WaitingWire, run_clocked, ticks, until
+from engine.fakes import WIRES, ClockedLoop, Desk, ImmediateWire, WaitingWire, run_clocked, ticks, unexpected, until
 from fastapi_rooms.domain.messages import Close, encode
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.outbound.flusher import AT_ONCE, MIN_SWEEP_SECONDS, Flusher
@@ -39,6 +39,9 @@ class FakeOutbox:
     def notice_end(self):
         self.looked_at.append(asyncio.get_running_loop().time())
 
+    def judge_wait(self):
+        """It has had its turn."""
+
     def is_written(self):
         return self.settled
 
@@ -54,7 +57,7 @@ class FakeOutbox:
 
 def flusher(send_timeout=10.0):
     stalled = []
-    made = Flusher(RoomsSettings(send_timeout=send_timeout), stalled.append, lambda outbox: None)
+    made = Flusher(RoomsSettings(send_timeout=send_timeout), stalled.append, lambda outbox: None, unexpected)
     return made, stalled
 
 
@@ -514,7 +517,7 @@ async def test_to_write_early_takes_a_slice_at_most():
 
 
 async def test_what_is_gathered_for_longer_is_not_written_earlier_in_a_tick_that_lasts():
-    made = Flusher(RoomsSettings(flush_interval=50), lambda outbox: None, lambda outbox: None)
+    made = Flusher(RoomsSettings(flush_interval=50), lambda outbox: None, lambda outbox: None, unexpected)
     outbox = FakeOutbox()
     made.add(outbox)
     time.sleep(SLICE_SECONDS * 1.1)

@@ -2,17 +2,22 @@
 
 import asyncio
 
+import anyio
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from starlette.websockets import WebSocketDisconnect, WebSocketDisconnected
+from uvicorn.protocols.utils import ClientDisconnected
 
 from engine.fakes import WIRES, Desk, ImmediateWire, WaitingWire, run_clocked, ticks, until
 from fastapi_rooms.domain.connection import Verdict
 from fastapi_rooms.domain.messages import Close, Message, encode
 from fastapi_rooms.domain.settings import Overflow
 from fastapi_rooms.engine.outbound.ended import ENDED
+from fastapi_rooms.engine.outbound.outbox import FAILED
 from fastapi_rooms.engine.outbound.stall import Behind
+from fastapi_rooms.engine.outbound.wire import may_say_gone, says_gone
 
 BYE = Close(4000, "bye")
 SOME_LIFE = 12
@@ -467,7 +472,7 @@ async def test_what_is_left_of_a_burst_does_not_count_against_the_limit_and_what
     outbox = desk.outbox(wire)
     for _ in range(15):
         assert outbox.offer(message(10)) is Verdict.ACCEPTED
-    await asyncio.sleep(0)  # six left with the first write, then the buffer was full
+    await ticks()  # six left with the first write, then the buffer was full, and a task waits for the peer
     assert len(wire.written) == 6
     assert not outbox.is_over
     for _ in range(4):
@@ -665,6 +670,31 @@ async def test_what_is_offered_before_the_handshake_is_answered_leaves_first():
     assert wire.written == [first, second]
 
 
+# What an error says
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "may"),
+    [
+        (ClientDisconnected(), True, True),
+        (WebSocketDisconnect(1006), True, False),
+        (WebSocketDisconnected("Cannot call send once a close message has been sent."), True, False),
+        (anyio.ClosedResourceError(), True, False),
+        (RuntimeError("Unexpected ASGI message 'websocket.send', after sending 'websocket.close'."), True, False),
+        (type("GoneError", (OSError,), {})(), False, True),
+        (OSError("reset"), False, True),
+        (BrokenPipeError(), False, True),
+        (TimeoutError(), False, False),
+        (ConnectionRefusedError(), False, False),
+        (RuntimeError("anything"), False, False),
+        (asyncio.CancelledError(), False, False),
+    ],
+    ids=repr,
+)
+def test_what_an_error_says_of_the_socket(error, says, may):
+    assert (says_gone(error), may_say_gone(error)) == (says, may)
+
+
 # The end
 
 
@@ -817,16 +847,117 @@ async def test_a_peer_that_is_found_gone_by_a_write_is_not_written_to_any_more()
     assert (len(wire.written), desk.ended, desk.counters.lost_messages) == (1, [outbox], 2)
 
 
+def failing_once(kind):
+    """Return a wire whose next write fails, and not the close frame behind it."""
+    wire, desk = kind(), Desk()
+    wire.error = MemoryError("no window for this one")
+    failed = desk.flusher.failed
+
+    def on_failed(outbox, error):
+        wire.error = None
+        failed(outbox, error)
+
+    desk.flusher.failed = on_failed
+    return wire, desk
+
+
 @pytest.mark.parametrize("wire", WIRES)
-async def test_a_socket_that_is_there_but_cannot_be_written_is_aborted_and_said_so(wire, caplog):
+@pytest.mark.parametrize("promised", [None, Close(1000), BYE])
+async def test_a_socket_that_is_there_but_cannot_be_written_is_closed_with_1011_at_once(wire, promised):
+    wire, desk = failing_once(wire)
+    error = wire.error
+    outbox = desk.outbox(wire)
+    for _ in range(3):
+        outbox.offer(message())
+    if promised is not None:
+        outbox.close(promised)
+    await until(lambda: outbox.is_done)
+    assert outbox.offer(message()) is Verdict.GONE
+    assert (wire.written, wire.closes) == ([], [BYE if promised is BYE else FAILED])
+    assert (wire.aborts, desk.counters.lost_messages) == (0, 3)
+    assert (desk.failed, desk.ended) == ([(outbox, error)], [outbox])
+
+
+async def test_a_write_in_the_middle_of_a_tick_that_fails_is_seen_to_as_any_other():
+    wire, desk = failing_once(ImmediateWire)
+    outbox = desk.outbox(wire)
+    outbox.offer(message())
+    outbox.write_early()
+    await until(lambda: outbox.is_done)
+    assert (wire.closes, len(desk.failed)) == ([FAILED], 1)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_socket_to_which_not_even_a_close_frame_can_be_written_is_aborted(wire):
     wire, desk = wire(), Desk()
     outbox = desk.outbox(wire)
     wire.error = MemoryError("no window for this one")
     outbox.offer(message())
     await until(lambda: outbox.is_done)
-    assert (wire.aborts, desk.counters.lost_messages) == (1, 1)
-    [record] = caplog.records
-    assert (record.levelname, record.exc_info[0]) == ("ERROR", MemoryError)
+    assert (wire.closes, wire.aborts, desk.ended) == ([], 1, [outbox])
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_peer_that_may_have_gone_is_aborted_since_it_may_still_be_there(wire):
+    wire, desk = wire(), Desk()
+    outbox = desk.outbox(wire)
+    wire.error = ConnectionResetError("whose?")
+    outbox.offer(message())
+    await until(lambda: outbox.is_done)
+    assert (wire.closes, wire.aborts, desk.failed, desk.ended) == ([], 1, [], [outbox])
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_socket_of_which_the_server_says_that_it_has_ended_is_left_to_the_server(wire):
+    wire, desk = wire(), Desk()
+    outbox = desk.outbox(wire)
+    wire.error = WebSocketDisconnect(1001)
+    outbox.offer(message())
+    await until(lambda: outbox.is_done)
+    assert (wire.closes, wire.aborts, desk.failed, desk.ended) == ([], 0, [], [outbox])
+
+
+async def test_a_forgotten_socket_that_cannot_be_written_is_the_business_of_its_endpoint():
+    wire, desk = WaitingWire(), Desk()
+    outbox = desk.outbox(wire)
+    outbox.offer(message())
+    outbox.close(None)
+    wire.error = MemoryError("no window for this one")
+    await until(lambda: outbox.is_done)
+    assert (wire.closes, wire.aborts, desk.failed, desk.counters.lost_messages) == ([], 0, [], 1)
+
+
+async def test_a_middleware_that_is_cancelled_by_others_is_one_that_fails():
+    class Cancelling(WaitingWire):
+        async def write(self, messages):
+            waited_for = asyncio.get_running_loop().create_future()
+            waited_for.cancel()
+            await waited_for
+
+    wire, desk = Cancelling(), Desk()
+    outbox, other = desk.outbox(wire), desk.outbox(healthy := WaitingWire())
+    outbox.offer(message())
+    other.offer(message())
+    await until(lambda: outbox.is_done and healthy.written)
+    assert wire.closes == [FAILED]
+
+
+async def test_a_write_that_fails_as_it_is_aborted_has_nothing_follow():
+    class Stubborn(WaitingWire):
+        async def write(self, messages):
+            try:
+                await super().write(messages)
+            except asyncio.CancelledError:
+                raise ValueError("cancelled") from None
+
+    wire, desk = Stubborn(), Desk()
+    wire.block()
+    outbox = desk.outbox(wire)
+    outbox.offer(message())
+    await until(lambda: wire.in_flight)
+    outbox.abort()
+    await ticks()
+    assert (wire.closes, desk.failed, desk.ended) == ([], [], [outbox])
 
 
 async def test_what_a_connection_has_in_place_of_an_outbox_that_is_done_answers_like_one():
@@ -1038,7 +1169,7 @@ async def test_a_write_that_was_cut_and_is_slow_to_go_leaves_the_next_one_its_ta
     await ticks()
     outbox.close(BYE)
     before = outbox._task
-    assert outbox.cut()
+    assert outbox.cut(Close(1013, "slow consumer")) is BYE, "what the app said stays"
     await ticks(20)
     assert outbox._task not in (None, before), "it can still be aborted"
     outbox.abort()

@@ -14,14 +14,30 @@ def behind(taken=0, held=5, *, is_closing=False):
 
 def test_a_peer_that_takes_nothing_for_the_whole_time_is_given_up():
     stall = Stall(RoomsSettings(send_timeout=10), 100, behind())
-    assert [stall.look_again(now, behind()) for now in (105, 109.9, 110, 120)] == [False, False, True, True]
+    assert [stall.look_again(now, behind()) for now in (102, 104, 106, 108, 109.9)] == [False] * 5
+    assert [stall.look_again(now, behind()) for now in (110, 120)] == [True, True]
+
+
+def test_a_node_that_was_behind_itself_holds_that_against_nobody():
+    stall = Stall(RoomsSettings(send_timeout=10), 100, behind())
+    assert not stall.look_again(160, behind()), "it did not look for a minute, nor write"
+    assert not stall.look_again(167.9, behind())
+    assert [stall.look_again(now, behind()) for now in (169, 171, 173, 174)] == [False, False, False, True]
 
 
 def test_progress_begins_its_time_anew():
     stall = Stall(RoomsSettings(send_timeout=10), 100, behind())
     assert not stall.look_again(110, behind(taken=1)), "it took a byte"
-    assert not stall.look_again(119, behind(taken=1))
+    assert not any(stall.look_again(now, behind(taken=1)) for now in (112, 114, 116, 118, 119.9))
     assert stall.look_again(120, behind(taken=1))
+
+
+def test_what_the_server_holds_is_counted_by_the_peer_and_else_by_what_was_written_so_any_other_number_is_progress():
+    stall = Stall(RoomsSettings(send_timeout=2), 100, behind(taken=5000))
+    assert not stall.look_again(101, behind(taken=5000))
+    assert not stall.look_again(102, behind(taken=40, held=0)), "it has taken all that was held"
+    assert not stall.look_again(103, behind(taken=40, held=0))
+    assert stall.look_again(104, behind(taken=40, held=0))
 
 
 @pytest.mark.parametrize(("send_timeout", "patience"), [(10, 1), (0.5, 0.5)])
@@ -31,6 +47,7 @@ def test_less_patience_is_had_with_a_peer_when_the_server_has_closed_its_socket(
     assert not stall.look_again(100 + patience - 0.1, closing)
     goes_on = behind(taken=1, held=4, is_closing=True)
     assert not stall.look_again(100 + patience, goes_on)
+    assert not stall.look_again(100 + 1.5 * patience, goes_on)
     assert not stall.look_again(100 + 2 * patience - 0.1, goes_on)
     assert stall.look_again(100 + 2 * patience, goes_on)
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from engine.fakes import connected, run_clocked
+from engine.fakes import connected, run_clocked, unexpected
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.outbound.flusher import SLICE_SECONDS, Flusher
@@ -30,6 +30,9 @@ class Watched:
         loop.now += LOOK_SECONDS
         if self.on_look is not None:
             self.on_look()
+
+    def judge_wait(self):
+        """It has had its turn."""
 
     def has_left(self):
         return self.has_gone
@@ -66,7 +69,9 @@ class Turns:
 
 def flusher_of(count):
     stalled = []
-    made = Flusher(RoomsSettings(send_timeout=4), stalled.append, lambda outbox: None)  # a sweep each second
+    made = Flusher(
+        RoomsSettings(send_timeout=4), stalled.append, lambda outbox: None, unexpected
+    )  # a sweep each second
     watched = [Watched() for _ in range(count)]
     for outbox in watched:
         made.watch(outbox)
@@ -214,7 +219,7 @@ def test_whoever_is_unwatched_or_watched_by_a_look_at_another_does_no_harm():
 def test_it_is_told_once_of_each_that_has_left_and_keeps_nothing_of_it():
     async def main():
         left = []
-        made = Flusher(RoomsSettings(send_timeout=4), lambda outbox: None, left.append)
+        made = Flusher(RoomsSettings(send_timeout=4), lambda outbox: None, left.append, unexpected)
         swept, looked_for, ended, settled, stranger = watched = [Watched() for _ in range(5)]
         for outbox in watched[:-1]:
             made.watch(outbox)
@@ -265,7 +270,7 @@ def test_settling_in_the_middle_of_a_sweep_looks_at_the_rest_and_leaves_nothing(
 
 
 def test_a_sweep_that_was_left_in_the_middle_goes_on_on_the_next_loop():
-    made = Flusher(RoomsSettings(send_timeout=4), lambda outbox: None, lambda outbox: None)
+    made = Flusher(RoomsSettings(send_timeout=4), lambda outbox: None, lambda outbox: None, unexpected)
     watched = []
 
     async def begin():

@@ -513,3 +513,78 @@ def test_a_task_that_pauses_while_others_finish_keeps_nobody_from_being_helped()
         await desk.flusher.settle(0)
 
     run_clocked(main)
+
+
+# Behind
+
+
+class Slow(WaitingWire):
+    """A wire whose every write keeps the whole node for two seconds."""
+
+    async def write(self, messages):
+        await super().write(messages)
+        asyncio.get_running_loop().now += 2
+
+
+def test_a_node_whose_writes_take_long_says_that_it_is_behind_and_holds_it_against_nobody(caplog):
+    async def main():
+        desk = Desk(send_timeout=1, outbox_messages=1)
+        wires = [Slow() for _ in range(10)]
+        outboxes = [desk.outbox(wire) for wire in wires]
+        for outbox in outboxes:
+            outbox.offer(HELLO)
+        assert desk.flusher.behind_seconds() == 0
+        late = []
+        while not all(wire.written for wire in wires):
+            await asyncio.sleep(0)
+            late.append(desk.flusher.behind_seconds())
+            desk.flusher._sweep()
+        assert desk.stalled == []
+        assert max(late) >= 16
+        await ticks()
+        assert desk.flusher.behind_seconds() == 0
+        [line] = [record for record in caplog.records if "this node is behind" in record.message]
+        assert "has waited for 2.0 s" in line.message
+        await desk.flusher.settle(0)
+
+    run_clocked(main)
+
+
+def test_what_gathers_for_who_has_not_had_its_turn_is_judged_by_the_sweep_and_forgotten_when_the_turn_comes():
+    async def main():
+        desk = Desk(outbox_messages=3)
+        wire = WaitingWire()
+        outbox = desk.outbox(wire)
+        writers = desk.flusher._writers
+        start, writers._start = writers._start, lambda _: None  # no turn comes
+        outbox.offer(HELLO)
+        await ticks()
+        for _ in range(9):
+            outbox.offer(HELLO)
+            await ticks()
+        assert outbox.awaits_turn
+        assert not outbox.is_over
+        desk.flusher._sweep()
+        assert outbox.is_over
+        start(asyncio.get_running_loop())
+        await until(lambda: len(wire.written) == 10)
+        assert not outbox.is_over
+        assert desk.counters.lost_messages == 0
+
+    run_clocked(main)
+
+
+def test_nobody_is_behind_on_a_loop_that_was_closed(two_loops):
+    desk = Desk()
+    writers = desk.flusher._writers
+    last, _ = two_loops
+
+    async def leave():
+        writers._start = lambda loop: setattr(writers, "_loop", loop)  # no turn comes
+        desk.outbox(WaitingWire()).offer(HELLO)
+        await ticks()
+
+    last.run_until_complete(leave())
+    assert len(writers._waiting) == 1
+    last.close()
+    assert desk.flusher.behind_seconds() == 0
