@@ -39,7 +39,7 @@ async def get_manager(connection: HTTPConnection) -> ConnectionManager:
         "    app = FastAPI(lifespan=rooms.lifespan)\n\n"
         "app.include_router(rooms.router) attaches it, too, and so does `async with rooms.lifespan(app): yield` inside "
         "a lifespan of your own. If it is attached, its lifespan has not run: in tests, use `with TestClient(app) as "
-        "client`"
+        "client`; a server that runs none (daphne, uvicorn with --lifespan off) cannot serve it"
     )
 
 

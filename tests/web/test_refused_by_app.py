@@ -1,6 +1,7 @@
 """A dependency that says no, and a parameter that is not valid: answered as FastAPI does, counted, and quiet."""
 
 import logging
+import math
 
 import pytest
 from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketException
@@ -10,6 +11,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from support import counted, live
 
 from fastapi_rooms import ConnectionDep, Hooks, Incoming, Refusal, RoomsExtension
+from fastapi_rooms.domain.seldom import Seldom
+from fastapi_rooms.engine.admission import handshake_refused
 from fastapi_rooms.web import refused_by_app
 
 
@@ -121,7 +124,9 @@ async def test_a_route_of_the_apps_own_is_answered_alike_and_not_counted(rooms, 
     assert counted(rooms.manager.stats().refused) == {Refusal.APP: 1}
 
 
-async def test_a_server_without_answers_to_handshakes_closes(rooms):
+async def test_a_server_without_answers_to_handshakes_closes_and_that_is_said_once(rooms, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "fastapi_rooms")
+    monkeypatch.setattr(handshake_refused, "_denials_said", Seldom(math.inf))
     app = smallest_app(rooms)
 
     async def without_the_extension(scope, receive, send):
@@ -129,8 +134,12 @@ async def test_a_server_without_answers_to_handshakes_closes(rooms):
         await app(scope, receive, send)
 
     with live(without_the_extension) as server:
-        assert (await refused(server, "/ws/a?number=1")).status_code == 403
-    assert counted(rooms.manager.stats().refused) == {Refusal.APP: 1}
+        for _ in range(2):
+            assert (await refused(server, "/ws/a?number=1")).status_code == 403
+    assert counted(rooms.manager.stats().refused) == {Refusal.APP: 2}
+    said = [record.getMessage() for record in caplog.records if "403 alone" in record.getMessage()]
+    assert len(said) == 1
+    assert "a refusal with 401" in said[0]
 
 
 async def test_an_app_that_has_no_manager_counts_nothing():

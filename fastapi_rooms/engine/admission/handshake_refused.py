@@ -1,6 +1,7 @@
 """Telling a client that it is not let in."""
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -12,12 +13,16 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_rooms.domain.errors import NotConnectedError, RoomsError
 from fastapi_rooms.domain.refusal import HANDSHAKE_ANSWERS, Refusal
+from fastapi_rooms.domain.seldom import Seldom
+
+logger = logging.getLogger("fastapi_rooms")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 EXCEPTION_HANDLERS = "starlette.exception_handlers"
 """Where a scope has the app's exception handlers: those by class, those by status."""
 _DEFAULTS = frozenset({"fastapi.exception_handlers", "starlette.middleware.exceptions"})
+_denials_said = Seldom(math.inf)
 _stand_for_default: list[object] = []
 _DENIAL = "websocket.http.response"  # the ASGI extension for an HTTP answer to a handshake
 
@@ -91,7 +96,13 @@ async def answer_denied(websocket: WebSocket, answer: Response) -> Response | No
 
     It waits for the server: uvicorn logs an error if the app returns before it has sent.
     """
-    if _DENIAL not in websocket.scope.get("extensions", {}):
+    if _DENIAL not in (websocket.scope.get("extensions") or {}):
+        if _denials_said.is_due(0):
+            logger.info(
+                "this server can answer a handshake with 403 alone: a refusal with %d, and its Retry-After and body, do not "
+                "reach the client (said once)",
+                answer.status_code,
+            )
         await websocket.close()
         return None
     answer.background = BackgroundTask(_let_the_server_send)
