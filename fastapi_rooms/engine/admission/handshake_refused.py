@@ -99,8 +99,8 @@ async def answer_denied(websocket: WebSocket, answer: Response) -> Response | No
     if _DENIAL not in (websocket.scope.get("extensions") or {}):
         if _denials_said.is_due(0):
             logger.info(
-                "this server can answer a handshake with 403 alone: a refusal with %d, and its Retry-After and body, do "
-                "not reach the client (said once)",
+                "this server can answer a handshake with 403 alone: a refusal with %d, and its Retry-After and body, "
+                "do not reach the client (said once)",
                 answer.status_code,
             )
         await websocket.close()

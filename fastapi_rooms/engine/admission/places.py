@@ -73,8 +73,8 @@ class Places:
                 self._is_said = True
                 logger.warning(
                     "max_connections_per_address counts nothing here: the server knows no address of this client, as "
-                    "on a unix socket. Behind a proxy, have the server trust its headers (uvicorn: --proxy-headers with "
-                    "--forwarded-allow-ips), or count there (said once)"
+                    "on a unix socket. Behind a proxy, have the server trust its headers (uvicorn: --proxy-headers "
+                    "with --forwarded-allow-ips), or count there (said once)"
                 )
             return None
         return address_key(client.host)
