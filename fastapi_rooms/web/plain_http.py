@@ -40,7 +40,7 @@ async def _answer(request: Request) -> Response:  # noqa: ARG001 - Starlette pas
     )
 
 
-async def _never_called() -> None:
+async def never_called() -> None:
     """Stand where FastAPI wants an endpoint: the route above answers in its place."""
 
 
@@ -55,7 +55,7 @@ def answer_plain_http(router: APIRouter | FastAPI, path: str, name: str) -> None
     routes = router.router if isinstance(router, FastAPI) else router
     routes.add_api_route(
         path,
-        _never_called,
+        never_called,
         methods=["GET"],
         name=f"{name} without a handshake",
         include_in_schema=False,
