@@ -266,7 +266,8 @@ class Admission:
             self.note_refusal(connection.websocket, Refusal.MAX_ROOMS, connection.user_id, room)
             raise TooManyRooms(
                 f"the connection is in {limit} rooms: leave one first, or raise "
-                "RoomsSettings(max_rooms_per_connection=...)"
+                "RoomsSettings(max_rooms_per_connection=...)",
+                room=room,
             )
 
     def _check_drain(self, websocket: WebSocket) -> None:
@@ -293,13 +294,13 @@ class Admission:
                 if inspect.isawaitable(answer):
                     answer = await answer
         except RefusedError as error:
-            raise JoinRefused("authorize_join said no") from error
+            raise JoinRefused("authorize_join said no", room=room) from error
         except Exception as error:
             if self._join_said.is_due(asyncio.get_running_loop().time()):
                 logger.warning("authorize_join failed, which means no (said once a minute)", exc_info=error)
-            raise JoinRefused("authorize_join failed, which means no") from error
+            raise JoinRefused("authorize_join failed, which means no", room=room) from error
         if not answer:
-            raise JoinRefused("authorize_join said no")
+            raise JoinRefused("authorize_join said no", room=room)
 
     def _refuse(
         self,
