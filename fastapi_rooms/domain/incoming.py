@@ -220,7 +220,7 @@ def reference_in(payload: str | bytes | None) -> dict[str, str | int]:
         return {}
     try:
         message = from_json(payload)
-    except ValueError:
+    except (ValueError, TypeError):  # a TypeError: of a text that no UTF-8 can carry
         return {}
     if not isinstance(message, dict):
         return {}
