@@ -22,6 +22,7 @@ from fastapi_rooms.domain.close_codes import ABNORMAL, CloseCode, check_close
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError, ConnectionEnded
 from fastapi_rooms.domain.seldom import Seldom
+from fastapi_rooms.engine.admission.handshake_refused import is_default
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.outbound.wire_choice import limit_reading_of
 
@@ -29,10 +30,6 @@ logger = logging.getLogger("fastapi_rooms")
 
 # Where FastAPI keeps the exit stacks of `yield` dependencies, the one that is entered first at the front.
 _STACKS = ("fastapi_inner_astack", "fastapi_function_astack")
-
-# Handlers that FastAPI and Starlette install themselves: all answer with what only an unaccepted socket can carry, so
-# this module stands in for them.
-_DEFAULTS = frozenset({"fastapi.exception_handlers", "starlette.middleware.exceptions"})
 
 ExceptionHandler = Callable[[WebSocket, Exception], Any]
 
@@ -179,7 +176,9 @@ def _find_handler(websocket: WebSocket, error: Exception) -> ExceptionHandler | 
 
 
 def _is_default(handler: ExceptionHandler | None) -> bool:
-    return handler is None or getattr(handler, "__module__", None) in _DEFAULTS
+    # Those that FastAPI and Starlette install all answer with what only an unaccepted socket can carry: this module
+    # stands in for them.
+    return handler is None or is_default(handler)
 
 
 def _is_async(handler: Any) -> bool:
