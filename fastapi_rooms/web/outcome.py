@@ -23,6 +23,7 @@ from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError, ConnectionEnded
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.outbound.wire_choice import limit_reading_of
 
 logger = logging.getLogger("fastapi_rooms")
 
@@ -81,6 +82,7 @@ async def close_and_wait(
     await manager.close(connection, code, reason)
     await connection.wait_until_closed()
     if WebSocketState.DISCONNECTED in (websocket.application_state, websocket.client_state):
+        limit_reading_of(websocket)  # the app may have closed it by itself
         return
     # The handler had the manager forget it, so nobody has closed the socket, and nobody watches it; or it was given up
     # and its socket is out of reach: it must not take that for an end at which all is well.
@@ -89,6 +91,7 @@ async def close_and_wait(
     try:
         async with asyncio.timeout(manager.settings.send_timeout):
             await websocket.close(code, reason)
+        limit_reading_of(websocket)
     except Exception as error:  # noqa: BLE001 - whatever a server raises: the client went, or does not read
         logger.debug("a connection that was forgotten could not be closed: %r", error)
 

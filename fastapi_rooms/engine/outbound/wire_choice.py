@@ -6,9 +6,11 @@ from typing import Any, Literal, Protocol, TypeGuard
 
 from starlette.websockets import WebSocket
 
+from fastapi_rooms.engine.outbound.closing_handshake import limit_reading
+from fastapi_rooms.engine.outbound.transport import Transport, is_transport
 from fastapi_rooms.engine.outbound.unsent import bound_unsent
 from fastapi_rooms.engine.outbound.uvicorn_wire import UvicornWire, is_known_protocol
-from fastapi_rooms.engine.outbound.wire import AsgiWire, Transport, Wire, is_transport
+from fastapi_rooms.engine.outbound.wire import AsgiWire, Wire
 
 logger = logging.getLogger("fastapi_rooms")
 
@@ -75,6 +77,14 @@ def choose_wire(
     if newest_counts:
         bound_unsent(transport)
     return AsgiWire(websocket, transport)
+
+
+def limit_reading_of(websocket: WebSocket) -> None:
+    """Read no more of a WebSocket that the app has closed by itself than its closing handshake needs: see there."""
+    protocol = getattr(peel(getattr(websocket, "_send", None)), "__self__", None)
+    server = protocol if has_transport(protocol) else server_of(getattr(websocket, "_receive", None))
+    if has_transport(server):
+        limit_reading(server.transport)
 
 
 def peel(send: Any) -> Any:

@@ -15,8 +15,9 @@ from engine.fakes import FakeTransport, Peer, ticks, until
 from fastapi_rooms.domain.messages import Close, encode
 from fastapi_rooms.engine.outbound import wire_choice
 from fastapi_rooms.engine.outbound.batch import Batch
+from fastapi_rooms.engine.outbound.transport import Transport
 from fastapi_rooms.engine.outbound.uvicorn_wire import MODULE, NAME, UvicornWire
-from fastapi_rooms.engine.outbound.wire import AsgiWire, Transport
+from fastapi_rooms.engine.outbound.wire import AsgiWire
 from fastapi_rooms.engine.outbound.wire_choice import choose_wire, peel
 
 SCOPE = {"type": "websocket", "path": "/", "headers": []}
