@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 
+import pytest
 from scripted_redis import ScriptedRedis, bulk
 from support import until
 
+from fastapi_rooms.backends.redis import table
 from fastapi_rooms.backends.redis.cluster import ClusterLinks
 from fastapi_rooms.backends.redis.link import Pace
 from fastapi_rooms.backends.redis.places import locate
@@ -37,6 +39,12 @@ class Owner:
 
     def on_repaired(self, since, channels):
         pass
+
+
+@pytest.fixture(autouse=True)
+def _asks_often(monkeypatch):
+    monkeypatch.setattr(table, "MIN_REFRESH_SECONDS", 0.001)
+    monkeypatch.setattr(table, "UNHEALTHY_REFRESH_SECONDS", 0.002)
 
 
 def our_tasks():

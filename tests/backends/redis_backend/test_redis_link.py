@@ -242,7 +242,7 @@ async def test_a_question_that_fails_as_nobody_expects_does_not_end_the_probes(r
     await until(lambda: owner.health == [True, False, True])
     assert failures >= 5
     assert link.last_error is None
-    assert len(redis.visits) == 8, "both sides were connected anew after each failure"
+    assert len(redis.visits) >= 8, "both sides were connected anew after each failure"
     (said,) = (record for record in caplog.records if record.levelno == logging.ERROR)
     assert said.message == "watching redis failed; connecting anew (said once a minute)"
     assert said.exc_info
