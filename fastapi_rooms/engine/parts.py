@@ -106,8 +106,8 @@ class Parts:
         return find(reference, self.registry)
 
     def _closed_for(self) -> float | None:
-        """Return when who comes now may come again, in seconds; None: now."""
-        self.drain.check_shut()
+        """Return when who comes now may come again, in seconds; None: now. That somebody has come may be logged."""
+        self.drain.report_shut()
         return self.drain.seconds_left()
 
     async def end_everybody(self) -> None:

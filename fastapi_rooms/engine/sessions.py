@@ -76,13 +76,13 @@ class Sessions:
         """Whether the app has, so that nobody is let in until the manager is started again."""
         return self._parts.drain.is_shut
 
-    def end(self) -> None:
+    def shut(self) -> None:
         """Let nobody in until the manager is started again."""
         self._parts.drain.shut()
 
-    def check_ended(self) -> bool:
-        """Return `has_ended` to somebody who asks from outside. That the server goes on is logged."""
-        return self._parts.drain.check_shut()
+    def report_ended(self) -> None:
+        """Log that the server goes on, where somebody asks from outside although the app has ended."""
+        self._parts.drain.report_shut()
 
     def is_revoked(self, user_id: str, since: datetime) -> bool:
         """Return whether a user was closed everywhere since then, as far as this node knows."""

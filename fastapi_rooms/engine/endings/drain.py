@@ -43,7 +43,7 @@ class Drain:
 
     Args:
         settings: How long it takes.
-        counters: Where is counted who is closed, and who is aborted.
+        counters: Where is counted who is closed.
         registry: Who is here.
         flusher: Who knows when everything is written, and aborts the rest.
         close: Called to close some; returns how many.
@@ -95,18 +95,15 @@ class Drain:
         """Let nobody in until `resume`, since the app has ended. Its server should have, too."""
         self._shut_on = asyncio.get_running_loop()
 
-    def check_shut(self) -> bool:
-        """Return `is_shut` where somebody has come, which is told to the operator: the server goes on."""
-        if not self.is_shut or self.is_on:
-            return self.is_shut
-        if self._shut_said.is_due(asyncio.get_running_loop().time()):
+    def report_shut(self) -> None:
+        """Tell the operator, where somebody has come although the app has ended: the server goes on."""
+        if self.is_shut and not self.is_on and self._shut_said.is_due(asyncio.get_running_loop().time()):
             logger.error(
                 "the manager was stopped, but its server goes on: clients are refused with 503, and /live of "
                 "health_router fails. Did an exception end the lifespan of the app, as in a task of a task group "
                 "around its `yield`? Handle it in the task (BackendUnavailable, while Redis is away), and restart this "
                 "process (said once a minute)"
             )
-        return True
 
     async def run(self, seconds: float | None = None) -> None:
         """Drain, or wait for the drain that has begun; cancelling this does not cancel that.
