@@ -214,10 +214,12 @@ class Lifecycle:
         """Let whoever is connecting it learn that it has ended: it is not registered yet."""
         connection._phase = Phase.GONE
 
-    def close(self, connection: Connection, close: Close) -> None:
-        """Close a connection, if it is not closed yet."""
-        if connection in self._registry:
+    def close(self, connection: Connection, close: Close) -> bool:
+        """Close a connection, if it is not closed yet; return whether it was not."""
+        is_here = connection in self._registry
+        if is_here:
             self.end(connection, Cause.CLOSED, close)
+        return is_here
 
     def _begin(self, connection: Connection) -> None:
         """Take note that the handshake was answered."""
