@@ -129,11 +129,12 @@ class Lifecycle:
         room: str | None,
         address: str | None,
         answer_handshake: Callable[[], Awaitable[None]],
-        giving_way: Sequence[Connection] = (),
+        giving_way: Callable[[], Sequence[Connection]],
     ) -> None:
         """Register first, then answer the handshake, so that nothing is missed in between; undone on error.
 
-        Those that give way are closed as it is registered, so that of two who come at once only one is left.
+        `giving_way` says who has to go, and is asked as it is registered and when its handshake was answered. Not
+        before that does anybody go who is open: this one may hang up yet.
         """
         targets = [] if connection.user_id is None else [user_target(connection.user_id)]
         if room is not None:
@@ -145,9 +146,7 @@ class Lifecycle:
         self._registry.add(connection, address)
         if room is not None:
             self._registry.join(connection, room)
-        for other in giving_way:  # now, so that neither its user nor its room is left by all in between
-            self._counters.replaced += 1
-            self.close(other, _REPLACED)
+        self._replace(giving_way())
         try:
             await self._nodes.follow(targets)
             if self._is_unproven(connection):
@@ -159,6 +158,8 @@ class Lifecycle:
             raise
         if connection in self.opening:  # else it has ended meanwhile
             self._leave_opening(connection)
+            connection._phase = Phase.OPEN
+            self._replace(giving_way())
             self._begin(connection)
         if connection._phase is Phase.GONE:
             return  # forgotten meanwhile: the socket is its endpoint's business
@@ -221,9 +222,13 @@ class Lifecycle:
             self.end(connection, Cause.CLOSED, close)
         return is_here
 
+    def _replace(self, others: Sequence[Connection]) -> None:
+        for other in others:
+            self._counters.replaced += 1
+            self.close(other, _REPLACED)
+
     def _begin(self, connection: Connection) -> None:
         """Take note that the handshake was answered."""
-        connection._phase = Phase.OPEN
         connection.connected_at = datetime.now(UTC)
         self.timekeeper.begin(connection)
         connection._is_announced = True
