@@ -195,8 +195,8 @@ class Lifecycle:
         """
         if close is not None:
             connection._note_close(close.code, close.reason)
-        elif cause is Cause.STALLED:
-            connection._note_close(ABNORMAL, "")
+        elif cause is Cause.STALLED or (cause is Cause.FORGOTTEN and connection._phase is Phase.ENDED):
+            connection._note_close(ABNORMAL, "")  # of who was found lost, if its reader learned nothing better
         self._remove(connection)
         self._leave_opening(connection)
         if connection._phase is not Phase.GONE:
