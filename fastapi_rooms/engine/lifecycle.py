@@ -161,6 +161,8 @@ class Lifecycle:
             connection._phase = Phase.OPEN
             self._replace(giving_way())
             self._begin(connection)
+        elif connection.close_code == CloseCode.SERVICE_RESTART:
+            self._counters.restarted += 1  # let in all the same, to get its close frame
         if connection._phase is Phase.GONE:
             return  # forgotten meanwhile: the socket is its endpoint's business
         wire, compress = self._settings.wire, self._settings.compress_min_bytes

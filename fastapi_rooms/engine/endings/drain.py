@@ -156,7 +156,8 @@ class Drain:
             is_late = clock() - began >= seconds * SPREAD
             everybody = self._registry.outboxes(EVERYBODY)
             some = list(everybody) if is_late else _first(everybody, size)
-            self._counters.restarted += self._close(some, RESTARTING)
+            self._counters.restarted += count_open(some)
+            self._close(some, RESTARTING)
             if len(self._registry):
                 await asyncio.sleep(BATCH_SECONDS)
         deadline = max(began + seconds, clock() + min(GRACE_SECONDS, seconds * (1 - SPREAD)))
@@ -167,6 +168,11 @@ class Drain:
         logger.info("drained: %d connections closed, %d of them aborted, in %.1f s", there_were, aborted, took)
         if stuck := self._flusher.count_unwritten():
             logger.warning("%d connections take nothing and cannot be aborted: the server may wait for them", stuck)
+
+
+def count_open(outboxes: Iterable[Outbox]) -> int:
+    """Return how many count as restarted now. Who is being connected does when it was let in, or is refused."""
+    return sum(outbox.connection.is_open for outbox in outboxes)
 
 
 def _first(everybody: Iterable[Outbox], size: int) -> list[Outbox]:
