@@ -77,7 +77,13 @@ def test_every_public_thing_and_its_methods_are_described(name):
 def test_what_tests_of_an_app_need_is_there_without_pytest_and_public():
     from fastapi_rooms import testing
 
-    assert testing.__all__ == ["BackendConformance", "LocalCluster", "Recorder"]
+    assert testing.__all__ == [
+        "BackendConformance",
+        "LocalCluster",
+        "Recorder",
+        "RecordingPublisher",
+        "RecordingSyncPublisher",
+    ]
     assert all(pydoc.getdoc(getattr(testing, name)) for name in testing.__all__)
 
 

@@ -10,12 +10,21 @@ A call is a generator of steps. Whoever drives it
 """
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, check_size, room_target, user_target
+from fastapi_rooms.domain.connection_id import check_connection_id, check_connection_ids
+from fastapi_rooms.domain.envelope import (
+    EVERYBODY,
+    Envelope,
+    Target,
+    check_size,
+    connection_target,
+    room_target,
+    user_target,
+)
 from fastapi_rooms.domain.errors import BackendUnavailable
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
 from fastapi_rooms.domain.revocation import Revocation
@@ -42,6 +51,9 @@ Step = Keep | Envelope
 
 Steps = Generator[Step, None, None]
 
+Excluded = str | Iterable[str]
+"""Who is left out: one `connection_id` or many."""
+
 
 class Publications:
     """Turns what a publisher is asked for into steps. Thread-safe; each call has steps of its own.
@@ -67,26 +79,42 @@ class Publications:
             self._process = process  # afterwards: other threads may ask at once
         return self._origin
 
-    def broadcast(self, message: Any, message_type: MessageType | str | None) -> Steps:
+    def broadcast(self, message: Any, message_type: MessageType | str | None, exclude: Excluded = ()) -> Steps:
         """Send to everybody."""
-        yield self._envelope(EVERYBODY, encode(message, message_type))
+        yield self._envelope(EVERYBODY, encode(message, message_type), exclude)
 
-    def broadcast_to_room(self, room: str, message: Any, message_type: MessageType | str | None) -> Steps:
+    def broadcast_to_room(
+        self, room: str, message: Any, message_type: MessageType | str | None, exclude: Excluded = ()
+    ) -> Steps:
         """Send to the members of a room."""
-        yield self._envelope(room_target(room), encode(message, message_type))
+        yield self._envelope(room_target(room), encode(message, message_type), exclude)
 
     def send_to_user(self, user_id: str, message: Any, message_type: MessageType | str | None) -> Steps:
         """Send to all connections of a user."""
         yield self._envelope(user_target(user_id), encode(message, message_type))
 
-    def close_user(self, user_id: str, code: int, reason: str) -> Steps:
-        """Close all connections of a user.
+    def send_personal(self, connection_id: str, message: Any, message_type: MessageType | str | None) -> Steps:
+        """Send to one connection."""
+        target = connection_target(check_connection_id(connection_id))
+        yield self._envelope(target, encode(message, message_type))
+
+    def close_connection(self, connection_id: str, code: int, reason: str) -> Steps:
+        """Close one connection."""
+        yield self._envelope(connection_target(check_connection_id(connection_id)), Close(code, reason))
+
+    def close_room(self, room: str, code: int, reason: str) -> Steps:
+        """Close all members of a room."""
+        yield self._envelope(room_target(room), Close(code, reason))
+
+    def close_user(self, user_id: str, code: int, reason: str, exclude: Excluded = ()) -> Steps:
+        """Close all connections of a user but those that are left out.
 
         It is kept before it is told: otherwise a node that begins to listen in between would miss both. If both fail,
         what is raised is why it was not told.
         """
-        target, revocation = user_target(user_id), Revocation(datetime.now(UTC), Close(code, reason))
-        envelope = self._envelope(target, revocation.close)
+        target, excluded = user_target(user_id), check_connection_ids(exclude)
+        revocation = Revocation(datetime.now(UTC), Close(code, reason), excluded)
+        envelope = self._envelope(target, revocation.close, excluded)
         failure: BackendUnavailable | None = None
         if self._revocation_seconds is not None:
             try:
@@ -97,7 +125,8 @@ class Publications:
         if failure is not None:
             raise failure
 
-    def _envelope(self, target: Target, content: Message | Close) -> Envelope:
-        envelope = Envelope(self.origin, target, content, trace=self._caller_trace.get())
+    def _envelope(self, target: Target, content: Message | Close, exclude: Excluded = ()) -> Envelope:
+        excluded = check_connection_ids(exclude)
+        envelope = Envelope(self.origin, target, content, excluded, self._caller_trace.get())
         check_size(envelope, self._max_bytes)
         return envelope

@@ -23,6 +23,7 @@ from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.outbound.wire_choice import peel
 from fastapi_rooms.web.extension import RoomsExtension
+from fastapi_rooms.web.plain_http import never_called
 
 PATIENCE_SECONDS = 1.0
 """How long one middleware may take to pass on a handshake."""
@@ -149,7 +150,7 @@ def _lost_routes(loaded: Loaded) -> Iterator[str]:
     served = {endpoint for _, endpoint in _endpoints(loaded.app.routes)}
     for extension in loaded.extensions:
         for path, endpoint in _endpoints(extension.router.routes):
-            if endpoint not in served:
+            if endpoint not in served and endpoint is not never_called:
                 yield path
 
 

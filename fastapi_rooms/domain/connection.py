@@ -53,6 +53,10 @@ class Verdict(Enum):
     """The connection has ended."""
 
 
+SUBPROTOCOL_KEY = "fastapi_rooms.subprotocol"
+"""Where the subprotocol to accept with is left in the ASGI scope, by a dependency or a route; None or nothing: none."""
+
+
 class Outbox(Protocol):
     """What the domain knows of the engine's outbox."""
 
@@ -207,6 +211,12 @@ class Connection:
     def expires_at(self) -> datetime | None:
         """When it is closed with 4401, unless `ConnectionManager.refresh` moves that; None: never."""
         return self._expires_at
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that was negotiated, None without one. Not known where the app has accepted by itself."""
+        chosen: str | None = self.websocket.scope.get(SUBPROTOCOL_KEY)
+        return chosen
 
     @property
     def close_code(self) -> int | None:

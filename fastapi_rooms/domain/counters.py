@@ -18,8 +18,8 @@ class Counters:
     lost_messages: int = 0
     """Messages that an outbox had accepted or was offered, and that were not written: dropped, or the peer was gone."""
     slow_consumers: int = 0
-    """Connections closed with 1013 because their outbox overflowed, or they took no byte for `send_timeout` where
-    the server offers no way to abort them."""
+    """Connections closed with 1013 because their outbox overflowed, be it since this node was behind, or they took no
+    byte for `send_timeout` where the server offers no way to abort them."""
     aborted: int = 0
     """Connections aborted because they took no byte for `send_timeout`, or asked for more pongs than they took. Who had
     been closed for a reason that is counted is not counted once more."""

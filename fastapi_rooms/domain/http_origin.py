@@ -5,6 +5,7 @@ the page's HTTP origin. Nothing here has to do with `Envelope.origin`, which is 
 """
 
 from collections.abc import Collection, Sequence
+from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -82,6 +83,42 @@ def is_allowed(
     return page in allowed or (
         host is not None and page == parse_origin(f"{'https' if is_secure else 'http'}://{host}")
     )
+
+
+_REMEDY = "Have it pass the Host header as it came (nginx: proxy_set_header Host $http_host)"
+
+
+def likely_cause(origins: Sequence[str], hosts: Sequence[str], *, is_secure: bool) -> str:
+    """Return why a handshake was probably refused that ought not to have been, and what to do about it.
+
+    Proxies are behind most of it: what the browser was told and what the app is told are two things.
+    """
+    origin, host = sole(origins), sole(hosts)
+    page = None if origin is None else parse_origin(origin)
+    here = None if host is None else parse_origin(f"{'https' if is_secure else 'http'}://{host}")
+    if page is None or here is None:
+        return "if it is a page of yours, name it in RoomsSettings(allowed_origins=[...])"
+    if page.host == here.host:
+        if page.scheme == here.scheme:
+            return "the host is the same and the port is not: a proxy has dropped or changed it. " + _REMEDY
+        return (
+            "the host is the same and the scheme is not: who ends TLS in front of the app has to say so, in "
+            "X-Forwarded-Proto, and the server has to trust it (uvicorn: --forwarded-allow-ips)"
+        )
+    if _is_private(here.host):
+        return (
+            f"the host is a private name: a proxy has put {here.host!r} in place of what the browser asked for. "
+            + _REMEDY
+        )
+    return "if it is a page of yours, name it in RoomsSettings(allowed_origins=[...])"
+
+
+def _is_private(host: str) -> bool:
+    """Return whether a host has a name or an address that nobody outside can know it by."""
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith((".local", ".internal", ".svc"))
 
 
 def check_allowed(origins: Collection[str]) -> frozenset[HttpOrigin | str]:

@@ -29,6 +29,10 @@ class Refusal(StrEnum):
     """The room or the user cannot be called that."""
     JOIN = "join"
     """The app's `authorize_join` said no."""
+    APP = "app"
+    """A dependency of the app raised an `HTTPException` before accept."""
+    PARAMETERS = "parameters"
+    """A parameter of the path, the query, a header or a cookie was missing or not valid."""
     MAX_ROOMS = "max_rooms_per_connection"
     """The connection is in as many rooms as it may be."""
 
@@ -58,4 +62,4 @@ HANDSHAKE_ANSWERS = {
     Refusal.INVALID_NAME: Answer(400, CloseCode.POLICY_VIOLATION, "A room or a user cannot be called that."),
     Refusal.JOIN: Answer(403, CloseCode.POLICY_VIOLATION, "This room may not be joined."),
 }
-"""What a client is told whose handshake is refused."""
+"""What a client is told whose handshake is refused, but by the app or FastAPI, who have answers of their own."""

@@ -68,7 +68,8 @@ class DistributedWebSocketManager(ConnectionManager):
             of `redis.asyncio`, or any other `Backend`.
         settings: Limits and policies.
         on_gap: Called with a `Gap` when this node hears the others again after it did not; as `Hooks.gap`. A function
-            that is given as both is called once.
+            that is given as both is called once. One that raises is called again for half a minute, in growing pauses:
+            what it asks may only be coming back.
         authorize_join: Asked before a connection joins a room.
         limiter: Asked whether a connection may do something.
         hooks: What the app wants to be told.
@@ -253,15 +254,17 @@ class DistributedWebSocketManager(ConnectionManager):
 
     def _missed(self, gap: Gap) -> None:
         logger.warning(
-            "may have missed messages between %s and %s for %d rooms",
+            "may have missed messages between %s and %s for %d rooms, %d users%s",
             gap.since.isoformat(timespec="milliseconds"),
             gap.until.isoformat(timespec="milliseconds"),
             len(gap.rooms),
+            len(gap.users),
+            " and everybody" if gap.everybody else "",
         )
         self._parts.revoked.apply_soon(gap.users)
-        self._parts.announcer.tell(self._on_gap, gap)
+        self._parts.announcer.insist(self._on_gap, gap)
         if self._parts.hooks.gap != self._on_gap:  # not `is`: a method is another object each time it is looked up
-            self._parts.announcer.tell(self._parts.hooks.gap, gap)
+            self._parts.announcer.insist(self._parts.hooks.gap, gap)
 
     async def _close_user(self, target: Target, close: Close, revocation: Revocation) -> int:
         self._check_started()

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
+from random import uniform
 from typing import Any
 
 from starlette.websockets import WebSocket
@@ -74,8 +75,9 @@ class Hooks:
     overflow: Callable[[Connection], object] | None = None
     """A connection is closed as a slow consumer: its outbox was full."""
     refused: Callable[[Refused], object] | None = None
-    """A handshake or a join was refused, not by an exception of the app's own. As often as clients like: an `async` one
-    should be short."""
+    """A handshake or a join was refused. As often as clients like: an `async` one should be short."""
+    draining: Callable[[float], object] | None = None
+    """This node is being stopped: nobody new is let in, and those who are here are closed, over so many seconds."""
     gap: Callable[[Gap], object] | None = None
     """This node hears the others again after it did not, and may have missed something."""
 
@@ -86,6 +88,10 @@ class Hooks:
                 raise ConfigurationError(f"the hook {name!r} takes a function, not {hook!r}")
 
 
+AGAIN_AFTER = (0.5, 1, 2, 4, 8, 16)
+"""After how many seconds a hook that has to be told is called again, at most; half of it at least."""
+
+
 class Announcer:
     """Calls hooks at the end of the tick, in order. Owns the tasks of those that are `async`."""
 
@@ -93,6 +99,7 @@ class Announcer:
         self._due: deque[tuple[Hook, tuple[Any, ...]]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None  # where the end-of-tick call is due; None: not due
         self._tasks: set[asyncio.Task[object]] = set()
+        self._pausing: set[asyncio.Task[object]] = set()  # those that wait until they call a hook again
         self._failures_said: dict[int, Seldom] = {}  # by the id of each that has failed: it may not be hashable
 
     def tell(self, hook: Hook | None, *arguments: Any) -> None:
@@ -105,12 +112,18 @@ class Announcer:
             self._loop = loop
             loop.call_soon(self._call_all, context=Context())  # an empty one: it outlives what it tells about
 
+    def insist(self, hook: Hook | None, *arguments: Any) -> None:
+        """Call a hook as `tell` does, and again while it raises, with a growing pause: `AGAIN_AFTER`."""
+        if hook is not None:
+            self.tell(_Insistent(hook, self._pausing), *arguments)
+
     async def finish(self, seconds: float) -> None:
-        """Call what is due, and let what runs come to its end, within `seconds` at most."""
+        """Call what is due, and let what runs come to its end, within `seconds` at most. Nothing is called again."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         self._call_all()
         await asyncio.sleep(0)  # those that have just begun get to their first await
+        await end_tasks(self._pausing)
         while (running := self._others()) and (left := deadline - loop.time()) > 0:  # others begin meanwhile
             await asyncio.wait(running, timeout=left)
 
@@ -153,3 +166,51 @@ class Announcer:
         if said.is_due(asyncio.get_running_loop().time()):
             name = getattr(hook, "__qualname__", repr(hook))
             logger.error("the hook %s failed (said once a minute)", name, exc_info=error)
+
+
+class _Insistent:
+    """A hook that is called until it does not raise, or has done so too often."""
+
+    def __init__(self, hook: Hook, pausing: "set[asyncio.Task[object]]") -> None:
+        self._hook = hook
+        self._pausing = pausing
+        self.__qualname__ = getattr(hook, "__qualname__", repr(hook))
+
+    def __call__(self, *arguments: Any) -> Awaitable[object] | None:
+        try:
+            result = self._hook(*arguments)
+        except Exception as error:  # noqa: BLE001 - whatever an app's function raises
+            return self._call_again(arguments, error)
+        return self._finish(arguments, result) if inspect.isawaitable(result) else None
+
+    async def _finish(self, arguments: tuple[Any, ...], result: Awaitable[object]) -> None:
+        try:
+            await result
+        except Exception as error:  # noqa: BLE001 - whatever an app's function raises
+            await self._call_again(arguments, error)
+
+    async def _call_again(self, arguments: tuple[Any, ...], error: Exception) -> None:
+        for seconds in AGAIN_AFTER:
+            pause = seconds * uniform(0.5, 1)  # noqa: S311 - so that not all nodes come back at once
+            logger.warning("%s failed, and is called again in %.1f s", self.__qualname__, pause, exc_info=error)
+            await self._pause(pause)
+            try:
+                result = self._hook(*arguments)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception as again:  # noqa: BLE001 - whatever an app's function raises
+                error = again
+            else:
+                return
+        logger.error(
+            "%s failed %d times, and is not called again", self.__qualname__, 1 + len(AGAIN_AFTER), exc_info=error
+        )
+
+    async def _pause(self, seconds: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "hooks that return something to wait for run in a task"
+        self._pausing.add(task)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._pausing.discard(task)

@@ -1,6 +1,7 @@
 """What a manager is made of, put together once."""
 
 import asyncio
+from functools import partial
 from typing import TypeVar
 
 from fastapi_rooms.domain.close_codes import CloseCode
@@ -71,7 +72,15 @@ class Parts:
             settings.revocation_seconds, settings.probe_interval, self.registry, self.lifecycle.close
         )
         self.delivery = Delivery(self.counters, self.registry, self.lifecycle, hooks, self.announcer)
-        self.drain = Drain(settings, self.counters, self.registry, self.flusher, self.delivery.close)
+        self.drain = Drain(
+            settings,
+            self.counters,
+            self.registry,
+            self.flusher,
+            self.delivery.close,
+            self.lifecycle.tasks.__contains__,
+            partial(self.announcer.tell, hooks.draining),
+        )
         self.admission = Admission(
             settings,
             self.counters,

@@ -12,6 +12,7 @@ from fastapi_rooms.domain.connection import Connection, Outbox, Owner
 from fastapi_rooms.domain.errors import ConnectionEnded, RoomsError
 from fastapi_rooms.domain.incoming import Decoder, decoder_for
 from fastapi_rooms.domain.messages import Close, MessageType, encode
+from fastapi_rooms.domain.refusal import Refusal
 from fastapi_rooms.engine.inbound.claimed import claim
 from fastapi_rooms.engine.inbound.reader import Reader
 from fastapi_rooms.engine.inbound.received import Received
@@ -65,6 +66,10 @@ class Sessions:
             WebSocketException: The app has accepted it.
         """
         self._parts.admission.refuse_credentials(websocket, challenge)
+
+    def note_refusal(self, websocket: WebSocket, reason: Refusal) -> None:
+        """Count a handshake that somebody else has refused, and tell the hook `refused`."""
+        self._parts.admission.note_refusal(websocket, reason)
 
     @property
     def has_ended(self) -> bool:

@@ -13,9 +13,10 @@ from collections.abc import Collection, Iterable
 
 from starlette.requests import HTTPConnection
 
+from fastapi_rooms.domain.connection import SUBPROTOCOL_KEY
 from fastapi_rooms.domain.errors import ConfigurationError
-from fastapi_rooms.engine.inbound.handshake import SUBPROTOCOL_KEY
 from fastapi_rooms.web.credentials import refuse_credentials
+from fastapi_rooms.web.subprotocols import LETTERS
 
 MARKER = "bearer"
 """What is selected if nothing else can be."""
@@ -23,9 +24,6 @@ PLAIN = "bearer."
 """What a token follows that is made of letters which a subprotocol may have, as each JWT is."""
 ENCODED = "base64url.bearer."
 """What any other token follows, in base64url without padding."""
-
-_LETTERS = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-# RFC 9110, section 5.6.2: of these a `token` is made, and so a subprotocol (RFC 6455, section 4.1)
 
 
 class BearerSubprotocol:
@@ -54,7 +52,7 @@ class BearerSubprotocol:
         self._supported = tuple(supported)
         self._auto_error = auto_error
         for subprotocol in self._supported:
-            if not subprotocol or not _LETTERS.issuperset(subprotocol) or _is_secret(subprotocol):
+            if not subprotocol or not LETTERS.issuperset(subprotocol) or _is_secret(subprotocol):
                 raise ConfigurationError(
                     f"{subprotocol!r} can be no subprotocol beside a token: use letters, digits and dots, as in "
                     f"'chat.v1', and nothing that begins with {PLAIN!r} or {ENCODED!r}"

@@ -17,9 +17,10 @@ STATE_KEY = "rooms"
 
 def find_manager(connection: HTTPConnection) -> ConnectionManager | None:
     """Return the manager of the app; None if it has none, or its lifespan has not started."""
-    manager = connection.scope.get("state", {}).get(STATE_KEY)
-    if manager is None and "app" in connection.scope:
-        manager = getattr(connection.app.state, STATE_KEY, None)
+    # The lifespan state is that of the outermost app. One that is mounted may have an extension of its own.
+    manager = getattr(connection.app.state, STATE_KEY, None) if "app" in connection.scope else None
+    if manager is None:
+        manager = connection.scope.get("state", {}).get(STATE_KEY)
     return manager if isinstance(manager, ConnectionManager) else None
 
 
@@ -38,7 +39,7 @@ async def get_manager(connection: HTTPConnection) -> ConnectionManager:
         "    app = FastAPI(lifespan=rooms.lifespan)\n\n"
         "app.include_router(rooms.router) attaches it, too, and so does `async with rooms.lifespan(app): yield` inside "
         "a lifespan of your own. If it is attached, its lifespan has not run: in tests, use `with TestClient(app) as "
-        "client`"
+        "client`; a server that runs none (daphne, uvicorn with --lifespan off) cannot serve it"
     )
 
 

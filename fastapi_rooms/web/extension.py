@@ -21,6 +21,9 @@ from fastapi_rooms.web.signals import SignalledDrain, drain_at_signal
 from fastapi_rooms.web.sources import Source
 from fastapi_rooms.web.ws_route import ws_route
 
+_LENT_BY = "rooms_lent_by"
+"""Beside the manager in the state of a mounted app: the same, if it is that of the app around; None: it is its own."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -86,6 +89,11 @@ class RoomsExtension:
     def __repr__(self) -> str:
         return f"<RoomsExtension {self.manager!r}>"
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether its lifespan has begun and not ended: before that, and after it, nobody can connect."""
+        return self._attached > 0
+
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         """Start the manager, yield the lifespan state, and stop the manager at the end."""
@@ -107,7 +115,7 @@ class RoomsExtension:
             finally:
                 if not ends_early:  # else the server may go on: whoever comes is refused by the manager
                     for state in states:
-                        delattr(state, STATE_KEY)
+                        _take_manager(state, self.manager)
 
     def ws_route(
         self,
@@ -118,6 +126,7 @@ class RoomsExtension:
         metadata: Source | None = None,
         authorize_join: Callable[..., Any] | None = None,
         dependencies: Sequence[Source] = (),
+        subprotocols: Sequence[str] = (),
         name: str | None = None,
     ) -> Callable[[F], F]:
         """Register a WebSocket route on `router`. See `fastapi_rooms.ws_route`."""
@@ -129,6 +138,7 @@ class RoomsExtension:
             metadata=metadata,
             authorize_join=authorize_join,
             dependencies=dependencies,
+            subprotocols=subprotocols,
             name=name,
         )
 
@@ -145,22 +155,51 @@ class RoomsExtension:
 
 
 def _put_manager(app: Starlette, manager: ConnectionManager) -> list[State]:
-    """Put the manager on the app and on apps mounted in it, whose own lifespans never run; return where it was put."""
-    present = getattr(app.state, STATE_KEY, None)
-    if isinstance(present, ConnectionManager) and sessions_of(present).has_ended:
-        present = None  # its lifespan has ended early
-    if present is not None and present is not manager:
+    """Put the manager on the app and on apps mounted in it, whose own lifespans never run; return where it was put.
+
+    An app that is mounted may have an extension of its own, whose manager stays there, or takes the place of this one.
+    """
+    present = _present(app)
+    is_lent = present is not None and getattr(app.state, _LENT_BY, None) is present
+    if present is not None and present is not manager and not is_lent:
         raise ConfigurationError(
             f"app.state.{STATE_KEY} is taken by {type(present).__name__}: attach one RoomsExtension to an app, and "
             "keep other things under other names"
         )
     states = []
-    if present is None:
+    if present is None or is_lent:
         setattr(app.state, STATE_KEY, manager)
+        setattr(app.state, _LENT_BY, None)
         states.append(app.state)
     for mounted in _mounted_apps(app.routes):
-        states += _put_manager(mounted, manager)
+        states += _lend_manager(mounted, manager, present if is_lent else None)
     return states
+
+
+def _present(app: Starlette) -> object:
+    """Return what lies where the manager of an app belongs; None if nothing does, or its lifespan has ended early."""
+    present: object = getattr(app.state, STATE_KEY, None)
+    return None if isinstance(present, ConnectionManager) and sessions_of(present).has_ended else present
+
+
+def _lend_manager(app: Starlette, manager: ConnectionManager, replaced: object) -> list[State]:
+    """Put the manager on a mounted app, and those in it, that have none, or one that is replaced; return where."""
+    present = _present(app)
+    if present is not None and (present is not replaced or getattr(app.state, _LENT_BY, None) is not present):
+        return []
+    setattr(app.state, STATE_KEY, manager)
+    setattr(app.state, _LENT_BY, manager)
+    states = [app.state]
+    for mounted in _mounted_apps(app.routes):
+        states += _lend_manager(mounted, manager, replaced)
+    return states
+
+
+def _take_manager(state: State, manager: ConnectionManager) -> None:
+    """Take a manager from where it was put, if it is still there."""
+    if getattr(state, STATE_KEY, None) is manager:
+        delattr(state, STATE_KEY)
+        delattr(state, _LENT_BY)
 
 
 def _mounted_apps(routes: Iterable[BaseRoute]) -> Iterator[Starlette]:

@@ -5,6 +5,7 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from fastapi_rooms.domain.errors import BackendUnavailable, ConnectionEnded, Ref
 from fastapi_rooms.domain.incoming import Decoder, error_message
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.outbound.in_context import run_in_context
 from fastapi_rooms.engine.sessions import sessions_of
 from fastapi_rooms.web.answer import Answer
 from fastapi_rooms.web.outcome import say_if_another_has_ended
@@ -49,19 +51,26 @@ class Handler:
         self._is_plain = inspect.iscoroutinefunction(function)
         self._is_async = self._is_plain or inspect.isasyncgenfunction(function)
 
-    async def run(self, connection: Connection, manager: ConnectionManager, values: dict[str, Any]) -> None:
+    async def run(  # noqa: C901 - one frame on purpose: it is there for each message
+        self, connection: Connection, manager: ConnectionManager, values: dict[str, Any]
+    ) -> None:
         """Serve a connection until the client is gone or the handler returns or raises."""
         name = self._message_parameter
         if name is None:
             sessions_of(manager).reader(connection).start()
             await self._call(connection, values)
             return
+        before = copy_context()
         async for message in sessions_of(manager).received(connection, self._decoder):
             values[name] = message
             try:
-                if self._is_plain:  # nearly always: `_call`, spelt out
+                if not _is_as(before):  # an earlier message has set a variable: this one must not find it
+                    await run_in_context(before.copy(), self._call(connection, values))
+                elif self._is_plain:  # nearly always: `_call`, spelt out
                     result = await self._function(**values)
-                    if result is not None:
+                    if inspect.isasyncgen(result):
+                        await self._stream(connection, result)
+                    elif result is not None:
                         await connection.send(result if self._answer is None else self._answer.fit(result))
                 else:
                     await self._call(connection, values)
@@ -91,12 +100,11 @@ class Handler:
             result = self._function(**values)
         else:
             result = await run_in_threadpool(partial(self._function, **values))
-        if inspect.isasyncgen(result):
-            await self._stream(connection, result)
-            return
         if inspect.isawaitable(result):
             result = await result
-        if result is not None:
+        if inspect.isasyncgen(result):
+            await self._stream(connection, result)
+        elif result is not None:
             await connection.send(result if self._answer is None else self._answer.fit(result))
 
     async def _stream(self, connection: Connection, values: AsyncGenerator[Any, Any]) -> None:
@@ -104,3 +112,11 @@ class Handler:
         async with aclosing(values):
             async for value in values:
                 await connection.send(value if self._answer is None else self._answer.fit(value))
+
+
+def _is_as(before: Context) -> bool:
+    """Return whether the context variables have the values that they had. At each message, so a look at one pointer."""
+    try:
+        return copy_context() == before
+    except Exception:  # noqa: BLE001 - values are compared if they are other objects, and some cannot be
+        return False

@@ -24,6 +24,8 @@ class Ready(BaseModel):
     """The answer of `/ready`: whether it is, and why not."""
 
     ready: bool
+    started: bool
+    """The lifespan of the extension has begun; without it every handshake fails."""
     draining: bool
     """The node is being stopped, or its app has ended."""
     connected: bool | None
@@ -37,7 +39,8 @@ def health_router(rooms: "RoomsExtension | ConnectionManager", *, prefix: str = 
     """Return a router with `GET /live` and `GET /ready`, which answer with 200 or 503.
 
     Alive is a node whose event loop runs, unless its app has ended and only the server goes on. Not ready is a node
-    that drains, and one that does not hear the others: its clients would miss what is said there.
+    whose server runs no lifespan (daphne, `--lifespan off`), so that the extension was never started, one that drains,
+    and one that does not hear the others: its clients would miss what is said there.
     Point liveness probes at `/live` alone: a restart brings back neither Redis nor those who were thrown out.
 
     Args:
@@ -47,6 +50,7 @@ def health_router(rooms: "RoomsExtension | ConnectionManager", *, prefix: str = 
     Raises:
         ConfigurationError: `rooms` is something else.
     """
+    extension = None if isinstance(rooms, ConnectionManager) else rooms
     manager = rooms if isinstance(rooms, ConnectionManager) else getattr(rooms, "manager", None)
     if not isinstance(manager, ConnectionManager):
         raise ConfigurationError(
@@ -66,9 +70,12 @@ def health_router(rooms: "RoomsExtension | ConnectionManager", *, prefix: str = 
     async def ready(response: Response) -> Ready:
         backend = manager._backend_status()  # noqa: SLF001 - `stats` goes through all connections
         is_connected = None if backend is None else backend.connected
-        is_draining = manager.is_draining or sessions_of(manager).has_ended
+        has_ended = sessions_of(manager).has_ended
+        is_draining = manager.is_draining or has_ended
+        is_started = extension is None or extension.is_attached or has_ended
         answer = Ready(
-            ready=not is_draining and is_connected is not False,
+            ready=is_started and not is_draining and is_connected is not False,
+            started=is_started,
             draining=is_draining,
             connected=is_connected,
             degraded_since=None if backend is None else backend.degraded_since,

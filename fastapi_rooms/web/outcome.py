@@ -22,16 +22,14 @@ from fastapi_rooms.domain.close_codes import ABNORMAL, CloseCode, check_close
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError, tells_of_end
 from fastapi_rooms.domain.seldom import Seldom
+from fastapi_rooms.engine.admission.handshake_refused import is_default
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.outbound.wire_choice import limit_reading_of
 
 logger = logging.getLogger("fastapi_rooms")
 
 # Where FastAPI keeps the exit stacks of `yield` dependencies, the one that is entered first at the front.
 _STACKS = ("fastapi_inner_astack", "fastapi_function_astack")
-
-# Handlers that FastAPI and Starlette install themselves: all answer with what only an unaccepted socket can carry, so
-# this module stands in for them.
-_DEFAULTS = frozenset({"fastapi.exception_handlers", "starlette.middleware.exceptions"})
 
 ExceptionHandler = Callable[[WebSocket, Exception], Any]
 
@@ -81,6 +79,7 @@ async def close_and_wait(
     await manager.close(connection, code, reason)
     await connection.wait_until_closed()
     if WebSocketState.DISCONNECTED in (websocket.application_state, websocket.client_state):
+        limit_reading_of(websocket)  # the app may have closed it by itself
         return
     # The handler had the manager forget it, so nobody has closed the socket, and nobody watches it; or it was given up
     # and its socket is out of reach: it must not take that for an end at which all is well.
@@ -89,6 +88,7 @@ async def close_and_wait(
     try:
         async with asyncio.timeout(manager.settings.send_timeout):
             await websocket.close(code, reason)
+        limit_reading_of(websocket)
     except Exception as error:  # noqa: BLE001 - whatever a server raises: the client went, or does not read
         logger.debug("a connection that was forgotten could not be closed: %r", error)
 
@@ -191,7 +191,9 @@ def _find_handler(websocket: WebSocket, error: Exception) -> ExceptionHandler | 
 
 
 def _is_default(handler: ExceptionHandler | None) -> bool:
-    return handler is None or getattr(handler, "__module__", None) in _DEFAULTS
+    # Those that FastAPI and Starlette install all answer with what only an unaccepted socket can carry: this module
+    # stands in for them.
+    return handler is None or is_default(handler)
 
 
 def _is_async(handler: Any) -> bool:

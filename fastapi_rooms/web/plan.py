@@ -5,7 +5,7 @@ there is a handler.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
 
@@ -21,6 +21,7 @@ from fastapi_rooms.web.incoming_mark import message_type
 from fastapi_rooms.web.mistakes import refuse_mistakes
 from fastapi_rooms.web.room_template import RoomTemplate, read_template
 from fastapi_rooms.web.sources import Source, dependencies_of, dependency_in, read_source
+from fastapi_rooms.web.subprotocols import check_subprotocols
 
 # The parameters that connecting needs, in the order in which they are solved: who it is comes before where it goes.
 MANAGER, USER, METADATA, ROOM = "rooms_manager", "rooms_user_id", "rooms_metadata", "rooms_room"
@@ -41,6 +42,8 @@ class Options:
     """What it has to solve before everything else."""
     authorize_join: Callable[..., Any] | None
     """What is asked before a join, with connection, room, and what `JOIN` was filled with."""
+    subprotocols: tuple[str, ...]
+    """Which it speaks, the best first."""
 
     @property
     def sources(self) -> list[params.Depends]:
@@ -86,6 +89,7 @@ def read_options(
     metadata: Source | None = None,
     authorize_join: Callable[..., Any] | None = None,
     dependencies: Sequence[Source] = (),
+    subprotocols: Iterable[str] = (),
 ) -> Options:
     """Read what `ws_route` was called with; `path` has the prefix of its router.
 
@@ -111,6 +115,7 @@ def read_options(
         parameters=tuple(parameters),
         dependencies=(Depends(check_handshake), *(read_source("dependencies", source) for source in dependencies)),
         authorize_join=authorize_join,
+        subprotocols=check_subprotocols(subprotocols),
     )
 
 

@@ -16,14 +16,16 @@ from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.web.handlers import Handler
 from fastapi_rooms.web.identity import Identity
+from fastapi_rooms.web.plain_http import answer_plain_http
 from fastapi_rooms.web.plan import JOIN, METADATA, ROOM, USER, Plan, make_plan, read_options
 from fastapi_rooms.web.session import serve
 from fastapi_rooms.web.sources import Source
+from fastapi_rooms.web.subprotocols import choose_subprotocol
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def ws_route(
+def ws_route(  # noqa: PLR0913 - by name, and each may be left out
     router: APIRouter | FastAPI,
     path: str,
     *,
@@ -32,6 +34,7 @@ def ws_route(
     metadata: Source | None = None,
     authorize_join: Callable[..., Any] | None = None,
     dependencies: Sequence[Source] = (),
+    subprotocols: Sequence[str] = (),
     name: str | None = None,
 ) -> Callable[[F], F]:
     """Register a WebSocket route. The decorated function stays callable as it was written.
@@ -55,6 +58,8 @@ def ws_route(
             function that runs in a thread. Further parameters are solved as those of the handler, once and before
             accept. What is false, and any exception, means no. In place of the extension's.
         dependencies: Further dependencies, solved first.
+        subprotocols: Which the route speaks, the best first: the first that the client offers is accepted, and is
+            `connection.subprotocol`. A client that offers none of them is let in without one.
         name: The name of the route; the handler's by default.
 
     Raises:
@@ -74,11 +79,14 @@ def ws_route(
         metadata=metadata,
         authorize_join=authorize_join,
         dependencies=dependencies,
+        subprotocols=subprotocols,
     )
 
     def register(function: F) -> F:
         endpoint = _endpoint(make_plan(function, options))
-        router.add_api_websocket_route(path, endpoint, name or endpoint.__name__, dependencies=options.dependencies)
+        named = name or endpoint.__name__
+        router.add_api_websocket_route(path, endpoint, named, dependencies=options.dependencies)
+        answer_plain_http(router, path, named)
         return function
 
     return register
@@ -87,7 +95,7 @@ def ws_route(
 def _endpoint(plan: Plan) -> Callable[..., Coroutine[Any, Any, None]]:
     """Return what FastAPI calls with all that it has filled."""
     handler = Handler(plan.function, plan.message_parameter, plan.message_type, plan.answer)
-    template, authorize_join = plan.template, plan.options.authorize_join
+    template, authorize_join, spoken = plan.template, plan.options.authorize_join, plan.options.subprotocols
 
     def endpoint(**values: Any) -> Coroutine[Any, Any, None]:
         manager: ConnectionManager = values[plan.manager]
@@ -95,6 +103,8 @@ def _endpoint(plan: Plan) -> Callable[..., Coroutine[Any, Any, None]]:
         room = template.fill(values, websocket.path_params) if template is not None else values.get(ROOM)
         ours = {name: values.pop(name) for name in plan.ours}
         who = ours.get(USER)
+        if spoken:
+            choose_subprotocol(websocket, spoken)
         identity = who if isinstance(who, Identity) else Identity(_checked("user_id", str, who))
         metadata = _checked("metadata", Mapping, ours.get(METADATA))
         ask = authorize_join

@@ -22,17 +22,24 @@ from fastapi_rooms import (
     SyncPublisher,
 )
 from fastapi_rooms.backends.publications import Keep, Publications
-from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, room_target, user_target
+from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, connection_target, room_target, user_target
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.domain.revocation import decode_revocation
 
 ANN = user_target("ann")
+ID, OTHER_ID = "0123456789abcdef" * 2, "f" * 32
 SENDING = [
     (("broadcast",), EVERYBODY),
     (("broadcast_to_room", "kitchen"), room_target("kitchen")),
     (("send_to_user", "ann"), ANN),
+    (("send_personal", ID), connection_target(ID)),
 ]
-CALLS = [*SENDING, (("close_user", "ann"), ANN)]
+CLOSING = [
+    (("close_user", "ann"), ANN),
+    (("close_room", "kitchen"), room_target("kitchen")),
+    (("close_connection", ID), connection_target(ID)),
+]
+CALLS = [*SENDING, *CLOSING]
 FATES = [(False, False), (True, False), (False, True), (True, True)]
 
 
@@ -76,6 +83,27 @@ def test_what_fails_is_the_callers(call, target):
         answered(steps, failure)
     assert caught.value is failure
     assert answered(steps, None) is None
+
+
+@pytest.mark.parametrize(("call", "target"), CLOSING[1:])
+def test_a_close_of_others_than_users_is_one_envelope_and_kept_nowhere(call, target):
+    steps, envelope = begun(Publications(RoomsSettings()), call, 4001, "bye")
+    assert (envelope.target, envelope.content.code, envelope.content.reason) == (target, 4001, "bye")
+    assert answered(steps, None) is None
+
+
+@pytest.mark.parametrize("call", [("broadcast",), ("broadcast_to_room", "kitchen")])
+@pytest.mark.parametrize(("exclude", "excluded"), [(ID, {ID}), ([ID, OTHER_ID], {ID, OTHER_ID}), ((), set())])
+def test_connections_can_be_left_out(call, exclude, excluded):
+    _, envelope = begun(Publications(RoomsSettings()), call, "hello", None, exclude)
+    assert envelope.excluded == excluded
+
+
+def test_connections_can_be_left_out_when_a_user_is_closed():
+    steps, keep = begun(Publications(RoomsSettings()), ("close_user", "ann"), 4001, "bye", iter([ID]))
+    assert keep.key == "closed-others:ann"
+    assert decode_revocation(keep.value, leaves_out=True).excluded == {ID}
+    assert answered(steps, None).excluded == {ID}
 
 
 @pytest.mark.parametrize(("is_not_kept", "is_not_told"), FATES)
@@ -126,6 +154,13 @@ def test_a_close_is_only_told_where_it_is_not_to_be_kept_or_cannot_be(seconds, h
         (("close_user", "", 1000, ""), InvalidName),
         (("close_user", "ann", 1006, ""), ConfigurationError),
         (("close_user", "ann", 1000, "x" * 100), MessageError),
+        (("close_user", "ann", 1000, "", ["bob"]), ConfigurationError),
+        (("close_room", "", 1000, ""), InvalidName),
+        (("close_room", "kitchen", 1006, ""), ConfigurationError),
+        (("close_connection", "ann", 1000, ""), ConfigurationError),
+        (("send_personal", "ann", "hello", None), ConfigurationError),
+        (("broadcast", "hello", None, "ann"), ConfigurationError),
+        (("broadcast_to_room", "kitchen", "hello", None, [ID, 7]), ConfigurationError),
     ],
 )
 def test_what_cannot_be_sent_is_refused_before_the_first_step(args, error):
@@ -136,7 +171,7 @@ def test_what_cannot_be_sent_is_refused_before_the_first_step(args, error):
 
 @pytest.mark.parametrize(("call", "target"), CALLS)
 def test_the_trace_is_that_of_the_first_step(call, target):
-    args = (1000, "") if call[0] == "close_user" else ("hello", None)
+    args = (1000, "") if call[0].startswith("close") else ("hello", None)
     with span(1):
         steps, step = begun(Publications(RoomsSettings()), call, *args)
     with span(2):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fastapi_rooms.domain.errors import ConfigurationError
-from fastapi_rooms.domain.http_origin import HttpOrigin, check_allowed, is_allowed, parse_origin
+from fastapi_rooms.domain.http_origin import HttpOrigin, check_allowed, is_allowed, likely_cause, parse_origin
 from fastapi_rooms.domain.settings import RoomsSettings
 
 HOST = "chat.example.com"
@@ -134,3 +134,28 @@ def test_whatever_comes_is_parsed_or_not_and_never_raises(text):
     parsed = parse_origin(text)
     assert parsed is None or isinstance(parsed, HttpOrigin)
     assert not allowed(text) or parsed == HttpOrigin("https", HOST, 443)
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "is_secure", "cause"),
+    [
+        ("http://app.test:8080", "app.test", False, "the port is not"),
+        ("https://app.test:8443", "app.test:8000", True, "the port is not"),
+        ("https://app.test", "app.test", False, "the scheme is not"),
+        ("https://app.test", "backend:8000", False, "a private name: a proxy has put 'backend'"),
+        ("https://app.test", "10.0.0.7:8000", False, "a private name: a proxy has put '10.0.0.7'"),
+        ("https://app.test", "chat.prod.svc", False, "a private name"),
+        ("https://evil.test", "app.test", True, "name it in RoomsSettings(allowed_origins"),
+        ("https://evil.test", "93.184.216.34", True, "name it in RoomsSettings(allowed_origins"),
+        ("null", "app.test", True, "name it in RoomsSettings(allowed_origins"),
+        ("https://app.test", "nonsense/", True, "name it in RoomsSettings(allowed_origins"),
+    ],
+)
+def test_the_likely_cause_is_named(origin, host, is_secure, cause):
+    assert not is_allowed([origin], [host], is_secure=is_secure, allowed=(), required=False)
+    assert cause in likely_cause([origin], [host], is_secure=is_secure)
+
+
+def test_without_an_origin_or_a_host_there_is_no_likely_cause():
+    for origins, hosts in (([], ["app.test"]), (["https://app.test"], [])):
+        assert "allowed_origins" in likely_cause(origins, hosts, is_secure=True)

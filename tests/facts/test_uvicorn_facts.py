@@ -9,8 +9,8 @@ from fastapi import FastAPI, WebSocket
 from support import LiveServer, RawClient, live, until
 
 from fastapi_rooms.domain.messages import Message
+from fastapi_rooms.engine.outbound.transport import is_transport
 from fastapi_rooms.engine.outbound.uvicorn_wire import MODULE, NAME, is_known_protocol
-from fastapi_rooms.engine.outbound.wire import is_transport
 from fastapi_rooms.engine.outbound.wire_choice import peel
 
 KIB = 1024

@@ -55,6 +55,27 @@ async def test_who_is_thrown_out_and_goes_on_is_read_no_more(stage, wire, loop, 
         assert rooms.manager.stats().closed["stalled"] == 0
 
 
+@PAIRS
+async def test_who_was_closed_by_the_app_itself_is_read_no_more_either(stage, wire, loop):
+    rooms = RoomsExtension(settings=RoomsSettings(wire=wire, messages_per_second=None))
+    async with stage.plays(rooms) as server:
+
+        @rooms.ws_route("/closes")
+        async def closes(connection: ConnectionDep) -> None:
+            await connection.websocket.close(4000, "enough")
+
+        @rooms.ws_route("/forgets")
+        async def forgets(connection: ConnectionDep) -> None:
+            rooms.manager.disconnect(connection)
+
+        for path in ("/closes", "/forgets"):
+            flooder = Flooder(server, path)
+            flooder.was_told.set()
+            await asyncio.to_thread(flooder.flood)
+            assert flooder.after_close < KERNELS, "it is ended, and not read on"
+            flooder.close()
+
+
 @PATHS
 @PAIRS
 async def test_what_was_on_its_way_does_not_disturb_the_closing_handshake(stage, wire, loop, path):

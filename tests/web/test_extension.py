@@ -364,6 +364,41 @@ async def test_mounted_apps_join_the_same_rooms(rooms, stage, wire, attach):
         assert await inner.receive() == "hello"
 
 
+@pytest.mark.parametrize("inner_first", [False, True])
+async def test_a_mounted_app_may_have_an_extension_of_its_own(stage, inner_first, tracebacks):
+    """What is mounted in either, and has none, has that of the app around."""
+    outer, inner = RoomsExtension(), RoomsExtension()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI):
+        pairs = [(outer, app), (inner, sub_app)]
+        async with contextlib.AsyncExitStack() as stack:
+            for rooms, attached in reversed(pairs) if inner_first else pairs:
+                await stack.enter_async_context(rooms.lifespan(attached))
+            yield
+
+    app, sub_app, nested, other = FastAPI(lifespan=lifespan), FastAPI(), FastAPI(), FastAPI()
+    for each, rooms in ((app, outer), (sub_app, inner), (nested, inner), (other, outer)):
+        add_probes(each, rooms.manager)
+    sub_app.mount("/nested", nested)
+    app.mount("/sub", sub_app)
+    app.mount("/other", other)
+    async with stage.plays(app) as server:
+        for prefix in ("", "/other", "/sub", "/sub/nested"):
+            await probe(server, prefix)
+    assert tracebacks() == []
+    assert not any(hasattr(one.state, "rooms") for one in (app, sub_app, nested, other))
+
+
+async def test_one_app_has_one_extension(rooms):
+    app = FastAPI()
+    async with rooms.lifespan(app):
+        with pytest.raises(ConfigurationError, match=r"app\.state\.rooms is taken"):
+            async with RoomsExtension().lifespan(app):
+                pass
+        assert app.state.rooms is rooms.manager
+
+
 async def test_without_an_extension_get_manager_says_how_to_attach_one(stage, tracebacks):
     app = FastAPI()
     add_probes(app, ConnectionManager())

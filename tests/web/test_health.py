@@ -9,6 +9,7 @@ from brokers.ports import free_port
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from support import live, until
+from websockets.exceptions import InvalidStatus
 
 from fastapi_rooms import (
     ConfigurationError,
@@ -36,7 +37,7 @@ async def ask(http, path):
     return answer.status_code, answer.json()
 
 
-READY = {"ready": True, "draining": False, "connected": None, "degraded_since": None, "connections": 0}
+READY = {"ready": True, "started": True, "draining": False, "connected": None, "degraded_since": None, "connections": 0}
 
 
 async def test_a_node_that_is_well_is_alive_and_ready_and_says_how_many_are_here(loop):
@@ -67,6 +68,28 @@ async def test_a_node_that_drains_is_alive_and_not_ready_until_it_is_used_again(
             assert await ask(http, "/ready") == (200, READY)
 
 
+async def test_a_node_whose_server_runs_no_lifespan_is_not_ready():
+    rooms = RoomsExtension()
+
+    @rooms.ws_route("/ws")
+    async def chat(message: Incoming[str]) -> None: ...
+
+    with live(app_with(rooms), lifespan="off") as server:
+        async with server.http() as http:
+            assert await ask(http, "/ready") == (503, {**READY, "ready": False, "started": False})
+            assert await ask(http, "/live") == (200, {"alive": True})
+        with pytest.raises(InvalidStatus) as refused:
+            async with server.client("/ws"):
+                pass
+        assert refused.value.response.status_code == 500
+
+
+def test_a_manager_needs_no_lifespan_to_be_ready():
+    app = FastAPI()
+    app.include_router(health_router(ConnectionManager()))
+    assert TestClient(app).get("/ready").json() == READY
+
+
 def test_a_probe_does_not_go_through_all_connections(monkeypatch):
     rooms = RoomsExtension()
     monkeypatch.setattr(rooms.manager, "stats", None)
@@ -88,7 +111,7 @@ async def test_a_node_that_does_not_hear_the_others_is_not_ready_until_it_does(b
             assert begin <= since <= datetime.now(UTC)
             assert (status, body) == (
                 503,
-                {"ready": False, "draining": False, "connected": False, "connections": 0},
+                {"ready": False, "started": True, "draining": False, "connected": False, "connections": 0},
             )
             assert await ask(http, "/live") == (200, {"alive": True})
             if fault == "kill":
@@ -110,11 +133,11 @@ async def test_a_node_that_began_without_redis_is_not_ready():
 
 @pytest.mark.filterwarnings("ignore:The `__fields__` attribute")  # an old FastAPI looks at it
 def test_the_paths_can_have_a_prefix_and_several_routers_tell_of_several_managers():
-    draining, well = ConnectionManager(), ConnectionManager()
-    app = FastAPI()
+    draining, well, rooms = ConnectionManager(), ConnectionManager(), RoomsExtension()
+    app = FastAPI(lifespan=rooms.lifespan)
     app.include_router(health_router(draining, prefix="/one"))
     app.include_router(health_router(well, prefix="/two"))
-    app.include_router(health_router(RoomsExtension()), prefix="/v1/health")
+    app.include_router(health_router(rooms), prefix="/v1/health")
     with TestClient(app) as client:
         client.portal.call(draining.drain, 1)
         assert [client.get(path).status_code for path in ("/one/ready", "/two/ready", "/v1/health/ready")] == [

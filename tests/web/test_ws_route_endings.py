@@ -819,3 +819,60 @@ async def test_one_connection_that_fails_costs_the_others_nothing(rooms, stage, 
         await listener.send("me too")
         assert await listener.receive() == "me too"
     assert len(tracebacks()) == 2
+
+
+@pytest.mark.parametrize("path", ["/session", "/handler", "/yields"])
+async def test_who_asks_for_one_more_message_of_a_client_that_has_gone_ends_quietly(stage, rooms, tracebacks, path):
+    ended = []
+
+    @rooms.ws_route("/session")
+    async def session(connection: ConnectionDep) -> None:
+        messages = connection.messages(str)
+        try:
+            await anext(messages)
+            await anext(messages)
+        finally:
+            ended.append(path)
+
+    @rooms.ws_route("/handler")
+    async def handler(message: Incoming[str], connection: ConnectionDep) -> None:
+        await connection.wait_until_closed()
+        ended.append(path)
+        raise StopAsyncIteration
+
+    @rooms.ws_route("/yields")
+    async def yields(connection: ConnectionDep) -> Any:
+        messages = connection.messages(str)
+        try:
+            while True:
+                yield await anext(messages)
+        finally:
+            ended.append(path)
+
+    async with stage.plays(rooms) as server:
+        async with server.client(path) as client:
+            await client.send("hello")
+            await until(lambda: rooms.manager.stats().received_messages == 1)
+        await until(lambda: ended)
+        await until(lambda: rooms.manager.stats().closing == rooms.manager.active_connections == 0)
+    assert tracebacks() == []
+
+
+@pytest.mark.parametrize("path", ["/handler", "/yields"])
+async def test_a_stop_of_something_else_is_an_error_of_the_handler(stage, rooms, tracebacks, path):
+    async def nothing() -> Any:
+        for _ in ():
+            yield
+
+    @rooms.ws_route("/handler")
+    async def handler(message: Incoming[str]) -> None:
+        await anext(nothing())
+
+    @rooms.ws_route("/yields")
+    async def yields(message: Incoming[str]) -> Any:
+        yield await anext(nothing())
+
+    async with stage.plays(rooms) as server, server.client(path) as client:
+        await client.send("hello")
+        assert (await client.closed())[0] == 1011
+    assert len(tracebacks()) == 1

@@ -4,6 +4,8 @@ import asyncio
 import dataclasses
 import json
 import threading
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -777,3 +779,76 @@ async def test_a_handler_may_ping_its_client(rooms, stage, wire):
         assert await client.receive() == "said"
         await client.send(SAY)
         assert await client.receive_json() == {"type": "ping"}
+
+
+tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+
+class Incomparable:
+    """A value that cannot be asked whether it equals another, as some arrays."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("the truth value is ambiguous")
+
+    __hash__ = None
+
+
+values: ContextVar[Incomparable | None] = ContextVar("values", default=None)
+
+
+@pytest.mark.parametrize("path", ["/async", "/def", "/yields", "/streams", "/waits"])
+async def test_a_context_variable_that_one_message_sets_is_gone_at_the_next(stage, rooms, path):
+    def login() -> str:
+        return "ann"
+
+    async def outer() -> None:
+        tenant.set("of the connection")
+        values.set(Incomparable())
+
+    def take(message: str) -> str:
+        found = tenant.get()
+        tenant.set(message)
+        values.set(Incomparable())
+        return found
+
+    @rooms.ws_route("/async", dependencies=[outer], user_id=login)
+    async def handle(message: Incoming[str]) -> str:
+        return take(message)
+
+    @rooms.ws_route("/def", dependencies=[outer])
+    def plain(message: Incoming[str]) -> str:
+        return take(message)
+
+    @rooms.ws_route("/yields", dependencies=[outer])
+    async def yields(message: Incoming[str]) -> AsyncIterator[str]:
+        yield take(message)
+
+    @rooms.ws_route("/streams", dependencies=[outer])
+    async def streams(message: Incoming[str]) -> AsyncIterator[str]:
+        return yields(message)
+
+    @rooms.ws_route("/waits", dependencies=[outer])
+    async def waits(message: Incoming[str], connection: ConnectionDep) -> None:
+        found = take(message)
+        await asyncio.sleep(0)
+        assert tenant.get() == message
+        await connection.send(found)
+
+    async with stage.plays(rooms) as server, server.client(path) as client:
+        for message in ("one", "two", "three"):
+            await client.send(message)
+            assert await client.receive() == "of the connection"
+
+
+async def test_an_async_function_that_returns_a_generator_streams_it(stage, rooms):
+    async def count(to: int) -> AsyncIterator[int]:
+        for number in range(to):
+            yield number
+
+    @rooms.ws_route("/ws")
+    async def handle(message: Incoming[int]) -> Any:
+        return count(message)
+
+    async with stage.plays(rooms) as server, server.client("/ws") as client:
+        await client.send("3")
+        assert [await client.receive() for _ in range(3)] == ["0", "1", "2"]

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fastapi_rooms.backends.contract import Backend, SupportsStore
-from fastapi_rooms.backends.publications import ADVICE, NOT_TOLD, Keep, Publications, Step, Steps
+from fastapi_rooms.backends.publications import ADVICE, NOT_TOLD, Excluded, Keep, Publications, Step, Steps
 from fastapi_rooms.backends.redis.backend import RedisBackend
 from fastapi_rooms.backends.redis.places import Source
 from fastapi_rooms.domain.backend_state import BackendStatus, Gap
@@ -107,25 +107,46 @@ class Publisher:
             self._is_started = False
             self._home.leave()
 
-    async def broadcast(self, message: Any, message_type: MessageType | str | None = None) -> None:
-        """Send to everybody.
+    async def broadcast(
+        self, message: Any, message_type: MessageType | str | None = None, exclude: Excluded = ()
+    ) -> None:
+        """Send to everybody but the `connection_id`s that are left out.
 
         Raises:
             MessageError: The message cannot be encoded, or is too large.
+            ConfigurationError: What is left out is no `connection_id`.
             BackendUnavailable: Redis did not take it in time; nobody knows whether it arrived.
         """
-        await self._carry_out(self._publications.broadcast(message, message_type))
+        await self._carry_out(self._publications.broadcast(message, message_type, exclude))
 
-    async def broadcast_to_room(self, room: str, message: Any, message_type: MessageType | str | None = None) -> None:
+    async def broadcast_to_room(
+        self, room: str, message: Any, message_type: MessageType | str | None = None, exclude: Excluded = ()
+    ) -> None:
         """Send to the members of a room. Raises as `broadcast` does."""
-        await self._carry_out(self._publications.broadcast_to_room(room, message, message_type))
+        await self._carry_out(self._publications.broadcast_to_room(room, message, message_type, exclude))
 
     async def send_to_user(self, user_id: str, message: Any, message_type: MessageType | str | None = None) -> None:
         """Send to all connections of a user. Raises as `broadcast` does."""
         await self._carry_out(self._publications.send_to_user(user_id, message, message_type))
 
-    async def close_user(self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Close all connections of a user, behind what was sent to them before.
+    async def send_personal(
+        self, connection_id: str, message: Any, message_type: MessageType | str | None = None
+    ) -> None:
+        """Send to one connection, wherever it is. Raises as `broadcast` does."""
+        await self._carry_out(self._publications.send_personal(connection_id, message, message_type))
+
+    async def close_connection(self, connection_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close one connection, behind what was sent to it before. Raises as `close_user` does."""
+        await self._carry_out(self._publications.close_connection(connection_id, code, reason))
+
+    async def close_room(self, room: str, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close all members of a room, behind what was sent to them before. Raises as `close_user` does."""
+        await self._carry_out(self._publications.close_room(room, code, reason))
+
+    async def close_user(
+        self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "", exclude: Excluded = ()
+    ) -> None:
+        """Close all connections of a user but those that are left out, behind what was sent to them before.
 
         It is also kept for `revocation_seconds`, for nodes that are cut off.
 
@@ -133,7 +154,7 @@ class Publisher:
             ConfigurationError: The code may not be sent.
             BackendUnavailable: Redis did not take it in time.
         """
-        await self._carry_out(self._publications.close_user(user_id, code, reason))
+        await self._carry_out(self._publications.close_user(user_id, code, reason, exclude))
 
     def _lock(self) -> Lock:
         was_here = self._home.is_here()

@@ -12,7 +12,7 @@ from redis.cluster import ClusterNode
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from fastapi_rooms.backends.publications import ADVICE, NOT_TOLD, Keep, Publications, Step, Steps
+from fastapi_rooms.backends.publications import ADVICE, NOT_TOLD, Excluded, Keep, Publications, Step, Steps
 from fastapi_rooms.backends.redis.channels import Channels
 from fastapi_rooms.backends.redis.dialing import Server, unavailable
 from fastapi_rooms.backends.redis.places import ClusterSeeds, Place, SentinelMaster, Source, locate
@@ -70,24 +70,38 @@ class SyncPublisher:
         if client is not None:
             client.close()
 
-    def broadcast(self, message: Any, message_type: MessageType | str | None = None) -> None:
-        """Send to everybody. Raises as `Publisher.broadcast` does."""
-        self._carry_out(self._publications.broadcast(message, message_type))
+    def broadcast(self, message: Any, message_type: MessageType | str | None = None, exclude: Excluded = ()) -> None:
+        """Send to everybody but the `connection_id`s that are left out. Raises as `Publisher.broadcast` does."""
+        self._carry_out(self._publications.broadcast(message, message_type, exclude))
 
-    def broadcast_to_room(self, room: str, message: Any, message_type: MessageType | str | None = None) -> None:
+    def broadcast_to_room(
+        self, room: str, message: Any, message_type: MessageType | str | None = None, exclude: Excluded = ()
+    ) -> None:
         """Send to the members of a room. Raises as `broadcast` does."""
-        self._carry_out(self._publications.broadcast_to_room(room, message, message_type))
+        self._carry_out(self._publications.broadcast_to_room(room, message, message_type, exclude))
 
     def send_to_user(self, user_id: str, message: Any, message_type: MessageType | str | None = None) -> None:
         """Send to all connections of a user. Raises as `broadcast` does."""
         self._carry_out(self._publications.send_to_user(user_id, message, message_type))
 
-    def close_user(self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Close all connections of a user, behind what was sent to them before.
+    def send_personal(self, connection_id: str, message: Any, message_type: MessageType | str | None = None) -> None:
+        """Send to one connection, wherever it is. Raises as `broadcast` does."""
+        self._carry_out(self._publications.send_personal(connection_id, message, message_type))
+
+    def close_connection(self, connection_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close one connection, behind what was sent to it before. Raises as `close_user` does."""
+        self._carry_out(self._publications.close_connection(connection_id, code, reason))
+
+    def close_room(self, room: str, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close all members of a room, behind what was sent to them before. Raises as `close_user` does."""
+        self._carry_out(self._publications.close_room(room, code, reason))
+
+    def close_user(self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "", exclude: Excluded = ()) -> None:
+        """Close all connections of a user but those that are left out, behind what was sent to them before.
 
         It is also kept for `revocation_seconds`, for nodes that are cut off. Raises as `Publisher.close_user` does.
         """
-        self._carry_out(self._publications.close_user(user_id, code, reason))
+        self._carry_out(self._publications.close_user(user_id, code, reason, exclude))
 
     def _carry_out(self, steps: Steps) -> None:
         step = next(steps, None)

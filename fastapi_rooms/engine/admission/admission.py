@@ -13,7 +13,7 @@ from starlette.websockets import WebSocket
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.errors import ConfigurationError, InvalidName, JoinRefused, RefusedError, TooManyRooms
-from fastapi_rooms.domain.http_origin import check_allowed, is_allowed
+from fastapi_rooms.domain.http_origin import check_allowed, is_allowed, likely_cause
 from fastapi_rooms.domain.names import check_name
 from fastapi_rooms.domain.refusal import Refusal
 from fastapi_rooms.domain.seldom import Seldom
@@ -122,12 +122,11 @@ class Admission:
         ):
             if self._origins_said.is_due(asyncio.get_running_loop().time()):
                 logger.warning(
-                    "refused the HTTP origin %.200r for the host %.200r over %s: if it is a page of yours, name it in "
-                    "RoomsSettings(allowed_origins=[...]); behind a proxy, have the server trust its headers (said "
-                    "once a minute)",
+                    "refused the HTTP origin %.200r for the host %.200r over %s: %.400s (said once a minute)",
                     origins,
                     hosts,
                     "TLS" if is_secure else "plain HTTP",
+                    likely_cause(origins, hosts, is_secure=is_secure),
                 )
             self._refuse(websocket, Refusal.HTTP_ORIGIN)
 
@@ -240,7 +239,7 @@ class Admission:
             check_name("room", room)
         except InvalidName:
             if connection is not None:
-                self._note(connection.websocket, Refusal.INVALID_NAME, connection.user_id, None)
+                self.note_refusal(connection.websocket, Refusal.INVALID_NAME, connection.user_id, None)
             raise
 
     async def check_join(self, connection: Connection, room: str) -> None:
@@ -253,7 +252,7 @@ class Admission:
             try:
                 await self._ask_to_join(connection, room)
             except JoinRefused:
-                self._note(connection.websocket, Refusal.JOIN, connection.user_id, room)
+                self.note_refusal(connection.websocket, Refusal.JOIN, connection.user_id, room)
                 raise
 
     def check_room_limit(self, connection: Connection, room: str) -> None:
@@ -264,7 +263,7 @@ class Admission:
         """
         limit = self._settings.max_rooms_per_connection
         if limit is not None and len(connection._rooms) >= limit and room not in connection._rooms:
-            self._note(connection.websocket, Refusal.MAX_ROOMS, connection.user_id, room)
+            self.note_refusal(connection.websocket, Refusal.MAX_ROOMS, connection.user_id, room)
             raise TooManyRooms(
                 f"the connection is in {limit} rooms: leave one first, or raise "
                 "RoomsSettings(max_rooms_per_connection=...)"
@@ -312,10 +311,12 @@ class Admission:
         retry_after: float | None = None,
         challenge: str | None = None,
     ) -> NoReturn:
-        self._note(websocket, reason, user_id, room)
+        self.note_refusal(websocket, reason, user_id, room)
         refuse(websocket, reason, retry_after, challenge)
 
-    def _note(self, websocket: WebSocket, reason: Refusal, user_id: str | None, room: str | None) -> None:
+    def note_refusal(
+        self, websocket: WebSocket, reason: Refusal, user_id: str | None = None, room: str | None = None
+    ) -> None:
         """Count a refusal, and tell the app."""
         self._counters.refused[reason] += 1
         logger.debug("refused: %s", reason)

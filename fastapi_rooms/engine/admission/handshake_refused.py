@@ -1,8 +1,10 @@
 """Telling a client that it is not let in."""
 
 import asyncio
+import logging
 import math
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException, WebSocketException
@@ -11,8 +13,17 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_rooms.domain.errors import NotConnectedError, RoomsError
 from fastapi_rooms.domain.refusal import HANDSHAKE_ANSWERS, Refusal
+from fastapi_rooms.domain.seldom import Seldom
 
-_HANDLERS = "starlette.exception_handlers"  # in the scope: those by class, those by status
+logger = logging.getLogger("fastapi_rooms")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXCEPTION_HANDLERS = "starlette.exception_handlers"
+"""Where a scope has the app's exception handlers: those by class, those by status."""
+_DEFAULTS = frozenset({"fastapi.exception_handlers", "starlette.middleware.exceptions"})
+_denials_said = Seldom(math.inf)
+_stand_for_default: list[object] = []
 _DENIAL = "websocket.http.response"  # the ASGI extension for an HTTP answer to a handshake
 
 
@@ -57,21 +68,45 @@ def refuse(
     if websocket.application_state is not WebSocketState.CONNECTING:
         answer = HANDSHAKE_ANSWERS[reason]
         raise WebSocketException(answer.close_code, answer.detail)
-    by_class, _ = websocket.scope.get(_HANDLERS, ({}, {}))
+    by_class, _ = websocket.scope.get(EXCEPTION_HANDLERS, ({}, {}))
     first = next((by_class[kind] for kind in HandshakeRefused.__mro__ if kind in by_class), None)
-    if getattr(first, "__module__", None) == "fastapi.exception_handlers":  # the app has nothing to say to it
+    if is_default(first):  # the app has nothing to say to it
         by_class[HandshakeRefused] = _answer  # the same answer, but without an error in the log
     raise HandshakeRefused(reason, retry_after, challenge)
 
 
+def is_default(handler: object) -> bool:
+    """Return whether an exception handler is FastAPI's or Starlette's own, or one of ours that stands for it."""
+    return getattr(handler, "__module__", None) in _DEFAULTS or handler in _stand_for_default
+
+
+def stand_for_default(handler: F) -> F:
+    """Take note that an exception handler of this package stands for FastAPI's own."""
+    _stand_for_default.append(handler)
+    return handler
+
+
 async def _answer(websocket: WebSocket, error: HandshakeRefused) -> Response | None:
-    """Answer as FastAPI does, then wait for the server: uvicorn logs an error if the app returns before it has sent."""
-    if _DENIAL not in websocket.scope.get("extensions", {}):
+    """Answer as FastAPI does."""
+    return await answer_denied(websocket, JSONResponse({"detail": error.detail}, error.status_code, error.headers))
+
+
+async def answer_denied(websocket: WebSocket, answer: Response) -> Response | None:
+    """Return the answer to a handshake, or close where the server knows of no such answers: that is a bare 403.
+
+    It waits for the server: uvicorn logs an error if the app returns before it has sent.
+    """
+    if _DENIAL not in (websocket.scope.get("extensions") or {}):
+        if _denials_said.is_due(0):
+            logger.info(
+                "this server can answer a handshake with 403 alone: a refusal with %d, and its Retry-After and body, "
+                "do not reach the client (said once)",
+                answer.status_code,
+            )
         await websocket.close()
         return None
-    return JSONResponse(
-        {"detail": error.detail}, error.status_code, error.headers, background=BackgroundTask(_let_the_server_send)
-    )
+    answer.background = BackgroundTask(_let_the_server_send)
+    return answer
 
 
 async def _let_the_server_send() -> None:

@@ -3,6 +3,7 @@
 Otherwise a crowd that comes at once would have the app asked about each of it. No cost grows with the number of others.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.domain.tally import Tally
 from fastapi_rooms.engine.outbound.flusher import Flusher
+
+logger = logging.getLogger("fastapi_rooms")
 
 
 class Places:
@@ -28,6 +31,7 @@ class Places:
         self._settings = settings
         self.registry = registry
         self._flusher = flusher
+        self._is_said = False  # that a client has no address
         self._asked = 0  # about how many the app is being asked
         self._asked_users = Tally()
         self._asked_addresses = Tally()  # if they are limited
@@ -60,8 +64,17 @@ class Places:
 
     def address_of(self, connection: Connection) -> str | None:
         """Return what counts as the address of a connection; None if addresses do not count, or it has none."""
+        if self._settings.max_connections_per_address is None:
+            return None
         client = connection.websocket.client
-        if self._settings.max_connections_per_address is None or client is None:
+        if client is None or not client.host:
+            if not self._is_said:
+                self._is_said = True
+                logger.warning(
+                    "max_connections_per_address counts nothing here: the server knows no address of this client, as "
+                    "on a unix socket. Behind a proxy, have the server trust its headers (uvicorn: --proxy-headers "
+                    "with --forwarded-allow-ips), or count there (said once)"
+                )
             return None
         return address_key(client.host)
 

@@ -35,6 +35,9 @@ class ConnectionTasks:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    def __contains__(self, connection: Connection) -> bool:
+        return connection in self._tasks
+
     def start(self, connection: Connection, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start one, in the context of the caller: it is the app's own."""
         task = asyncio.get_running_loop().create_task(coroutine, name=f"fastapi_rooms task of {connection!r}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextvars import Context
 
 from fastapi_rooms.domain.close_codes import CloseCode
-from fastapi_rooms.domain.connection import Outbox
+from fastapi_rooms.domain.connection import Connection, Outbox
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.envelope import EVERYBODY
 from fastapi_rooms.domain.errors import ConfigurationError
@@ -47,6 +47,8 @@ class Drain:
         registry: Who is here.
         flusher: Who knows when everything is written, and aborts the rest.
         close: Called to close some; returns how many.
+        has_tasks: Returns whether a connection has tasks of its own, which may still send.
+        tell: Called when a drain begins, with how many seconds it takes.
     """
 
     def __init__(
@@ -56,12 +58,16 @@ class Drain:
         registry: Registry,
         flusher: Flusher,
         close: Callable[[Collection[Outbox], Close], int],
+        has_tasks: Callable[[Connection], bool],
+        tell: Callable[[float], object],
     ) -> None:
         self._settings = settings
         self._counters = counters
         self._registry = registry
         self._flusher = flusher
         self._close = close
+        self._has_tasks = has_tasks
+        self._tell = tell
         self._task: asyncio.Task[None] | None = None  # None: none has begun since the last `stop`
         self._closes_at = 0.0  # time of the loop below at which it ends
         self._loop: asyncio.AbstractEventLoop | None = None  # where nobody is let in; None: everybody is
@@ -146,6 +152,7 @@ class Drain:
         clock = asyncio.get_running_loop().time
         began = clock()
         self._refuse(seconds)  # from now on nobody comes
+        self._tell(seconds)
         there_were = len(self._registry)
         closing = max(0, self._flusher.sockets - there_were)
         more = f" and {closing} sockets that were closed before" if closing else ""
@@ -155,7 +162,7 @@ class Drain:
         while len(self._registry) and not is_late:  # who is left after the last batch could not be closed
             is_late = clock() - began >= seconds * SPREAD
             everybody = self._registry.outboxes(EVERYBODY)
-            some = list(everybody) if is_late else _first(everybody, size)
+            some = list(everybody) if is_late else self._first(everybody, size)
             self._counters.restarted += count_open(some)
             self._close(some, RESTARTING)
             if len(self._registry):
@@ -169,25 +176,24 @@ class Drain:
         if stuck := self._flusher.count_unwritten():
             logger.warning("%d connections take nothing and cannot be aborted: the server may wait for them", stuck)
 
+    def _first(self, everybody: Iterable[Outbox], size: int) -> list[Outbox]:
+        """Return whom to close next; those who are at work come last, so that their answers may still get out.
+
+        At the same pace as all others, though: they may be at work for as long as they are connected.
+        """
+        some: list[Outbox] = []
+        at_work: list[Outbox] = []
+        for outbox in everybody:
+            reader = outbox.connection._reader
+            if (reader is not None and reader.is_at_work) or self._has_tasks(outbox.connection):
+                at_work.append(outbox)
+            else:
+                some.append(outbox)
+                if len(some) == size:
+                    return some
+        return some + at_work[: size - len(some)]
+
 
 def count_open(outboxes: Iterable[Outbox]) -> int:
     """Return how many count as restarted now. Who is being connected does when it was let in, or is refused."""
     return sum(outbox.connection.is_open for outbox in outboxes)
-
-
-def _first(everybody: Iterable[Outbox], size: int) -> list[Outbox]:
-    """Return whom to close next; those whose handlers are at work come last, so that their answers may still get out.
-
-    At the same pace as all others, though: they may be at work for as long as they are connected.
-    """
-    some: list[Outbox] = []
-    at_work: list[Outbox] = []
-    for outbox in everybody:
-        reader = outbox.connection._reader
-        if reader is not None and reader.is_at_work:
-            at_work.append(outbox)
-        else:
-            some.append(outbox)
-            if len(some) == size:
-                return some
-    return some + at_work[: size - len(some)]

@@ -4,10 +4,8 @@ from collections.abc import Iterable
 
 from starlette.websockets import WebSocket, WebSocketState
 
+from fastapi_rooms.domain.connection import SUBPROTOCOL_KEY
 from fastapi_rooms.domain.errors import NotConnectedError
-
-SUBPROTOCOL_KEY = "fastapi_rooms.subprotocol"
-"""Where a dependency leaves the subprotocol to select, in the ASGI scope; None or nothing: none."""
 
 
 async def accept(websocket: WebSocket, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]] | None) -> None:
@@ -25,5 +23,6 @@ async def accept(websocket: WebSocket, subprotocol: str | None, headers: Iterabl
     if WebSocketState.DISCONNECTED in (websocket.application_state, websocket.client_state):
         raise NotConnectedError("this WebSocket has ended: a client that comes again is a new WebSocket")
     if websocket.application_state is WebSocketState.CONNECTING:
-        chosen = websocket.scope.get(SUBPROTOCOL_KEY) if subprotocol is None else subprotocol
-        await websocket.accept(subprotocol=chosen, headers=headers)
+        if subprotocol is not None:
+            websocket.scope[SUBPROTOCOL_KEY] = subprotocol
+        await websocket.accept(subprotocol=websocket.scope.get(SUBPROTOCOL_KEY), headers=headers)

@@ -6,14 +6,18 @@ out for flooding, and goes on, would have the loop for himself.
 """
 
 import asyncio
+from contextvars import Context
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketState
 
+from fastapi_rooms.engine.outbound.transport import Progress
+
 UNREAD_BYTES = 64 * 1024
 """How much is read after the close frame: what was on its way, and the answer."""
 HANG_UP_SECONDS = 1.0
-"""How long who sends more has to take what was sent to it, the close frame at the end, before its socket is aborted."""
+"""For how long one who sends more may take nothing of what was sent to it, the close frame at the end, before its
+socket is aborted."""
 
 _NEEDED = ("pause_reading", "set_protocol")
 
@@ -21,15 +25,18 @@ _NEEDED = ("pause_reading", "set_protocol")
 class ClosingHandshake(asyncio.Protocol):
     """Stands before the server's protocol and lets pass what a closing handshake needs.
 
-    More than `UNREAD_BYTES` are not read: reading pauses, and the socket is aborted `HANG_UP_SECONDS` later.
+    More than `UNREAD_BYTES` are not read: reading pauses, and the socket is aborted as soon as the peer has taken
+    nothing for `HANG_UP_SECONDS`. It may be far behind with what it was sent, and it gets all of that.
     """
 
-    __slots__ = ("_hang_up", "_left", "_protocol", "_transport")
+    __slots__ = ("_hang_up", "_left", "_progress", "_protocol", "_taken", "_transport")
 
     def __init__(self, transport: Any, protocol: asyncio.Protocol) -> None:
         self._transport = transport
         self._protocol = protocol
         self._left = UNREAD_BYTES
+        self._progress = Progress(transport)
+        self._taken = 0  # what the peer had taken when it was last looked at
         self._hang_up: asyncio.TimerHandle | None = None  # due once too much has come
 
     def data_received(self, data: bytes) -> None:
@@ -40,7 +47,17 @@ class ClosingHandshake(asyncio.Protocol):
             return
         self._transport.pause_reading()  # each time: the server's protocol may resume it once more
         if self._hang_up is None:
-            self._hang_up = asyncio.get_running_loop().call_later(HANG_UP_SECONDS, self._transport.abort)
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._taken = self._progress.taken(0)
+        self._hang_up = asyncio.get_running_loop().call_later(HANG_UP_SECONDS, self._look, context=Context())
+
+    def _look(self) -> None:
+        if self._progress.taken(0) > self._taken:
+            self._look_later()
+        else:
+            self._transport.abort()
 
     def eof_received(self) -> bool | None:
         """Pass it on."""

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.engine.outbound.batch import Batch
 from fastapi_rooms.engine.outbound.closing_handshake import closed_by_server, limit_reading
-from fastapi_rooms.engine.outbound.wire import Progress, Transport, buffer_size, is_transport, kernel_tells
+from fastapi_rooms.engine.outbound.transport import Progress, Transport, buffer_size, is_transport, kernel_tells
 
 MODULE = "uvicorn.protocols.websockets.websockets_sansio_impl"
 NAME = "WebSocketsSansIOProtocol"

@@ -6,9 +6,11 @@ from typing import Any, Literal, Protocol, TypeGuard
 
 from starlette.websockets import WebSocket
 
+from fastapi_rooms.engine.outbound.closing_handshake import limit_reading
+from fastapi_rooms.engine.outbound.transport import Transport, is_transport
 from fastapi_rooms.engine.outbound.unsent import bound_unsent
 from fastapi_rooms.engine.outbound.uvicorn_wire import UvicornWire, is_known_protocol
-from fastapi_rooms.engine.outbound.wire import AsgiWire, Transport, Wire, is_transport
+from fastapi_rooms.engine.outbound.wire import AsgiWire, Wire
 
 logger = logging.getLogger("fastapi_rooms")
 
@@ -44,6 +46,7 @@ _RECEIVES = frozenset(
     }
 )
 
+_TEST_CLIENT = "testclient"  # the address of Starlette's, which is no server: what is missing is so on purpose
 _reported: set[str] = set()  # what stands between us and uvicorn, and was logged: one line per process is enough
 
 
@@ -70,11 +73,19 @@ def choose_wire(
         return UvicornWire(websocket, protocol, compress_min_bytes)
     server = protocol if has_transport(protocol) else server_of(getattr(websocket, "_receive", None))
     if policy == "auto":
-        _report_fallback(send, server)
+        _report_fallback(websocket, send, server)
     transport = server.transport if has_transport(server) else None
     if newest_counts:
         bound_unsent(transport)
     return AsgiWire(websocket, transport)
+
+
+def limit_reading_of(websocket: WebSocket) -> None:
+    """Read no more of a WebSocket that the app has closed by itself than its closing handshake needs: see there."""
+    protocol = getattr(peel(getattr(websocket, "_send", None)), "__self__", None)
+    server = protocol if has_transport(protocol) else server_of(getattr(websocket, "_receive", None))
+    if has_transport(server):
+        limit_reading(server.transport)
 
 
 def peel(send: Any) -> Any:
@@ -128,12 +139,24 @@ def _closure(function: Any) -> dict[str, CellType]:
     return dict(zip(names, getattr(function, "__closure__", None) or (), strict=False))
 
 
-def _report_fallback(send: Any, server: object) -> None:
-    """Say once what keeps us from writing ready-made frames to uvicorn: a class of its own, or a wrapper."""
+def _report_fallback(websocket: WebSocket, send: Any, server: object) -> None:
+    """Say once what keeps us from writing ready-made frames to uvicorn, or from the socket of another server."""
     kind = type(server)
-    if not kind.__module__.startswith("uvicorn."):
-        return
-    name = _code_name(send) if is_known_protocol(server) else f"{kind.__module__}.{kind.__qualname__}"
+    if has_transport(server):
+        if not kind.__module__.startswith("uvicorn."):
+            return
+        name = _code_name(send) if is_known_protocol(server) else f"{kind.__module__}.{kind.__qualname__}"
+        what = "is not known here: frames go through ASGI, which costs more CPU per message"
+    else:
+        if (websocket.scope.get("client") or ("",))[0] == _TEST_CLIENT:
+            return
+        name = _code_name(send)
+        what = (
+            "leads to no socket: frames go through ASGI, a client that takes nothing cannot be aborted but is closed "
+            "with 1013 when it goes on, and one that was closed may go on sending for as long as the server lets it. "
+            "Unless the server pings its clients and gives up who does not answer, set "
+            "RoomsSettings(heartbeat_interval=...)"
+        )
     if name not in _reported:
         _reported.add(name)
-        logger.info("%s is not known here: frames go through ASGI, which costs more CPU per message", name)
+        logger.info("%s %s", name, what)

@@ -24,7 +24,7 @@ from fastapi_rooms import BackendUnavailable, ConfigurationError, MessageError, 
 from fastapi_rooms.backends.redis.channels import Channels
 from fastapi_rooms.backends.redis.publisher import Publisher
 from fastapi_rooms.backends.redis.sync_publisher import SyncPublisher
-from fastapi_rooms.domain.envelope import EVERYBODY, user_target
+from fastapi_rooms.domain.envelope import EVERYBODY, connection_target, user_target
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.domain.revocation import decode_revocation, revocation_keys
 
@@ -46,11 +46,11 @@ class Either:
         self.publisher = kind(source, settings=some_settings(**options))
         self.settings = self.publisher._settings
 
-    async def call(self, name, *args):
+    async def call(self, name, *args, **options):
         method = getattr(self.publisher, name)
         if not inspect.iscoroutinefunction(method):
-            return await asyncio.to_thread(method, *args)
-        return await method(*args)
+            return await asyncio.to_thread(method, *args, **options)
+        return await method(*args, **options)
 
     async def end(self):
         await self.call("stop" if isinstance(self.publisher, Publisher) else "close")
@@ -123,16 +123,30 @@ async def test_everybody_a_room_and_a_user_are_reached_and_closed(each_broker, m
     assert await either.call("close_user", "ann") is None
     assert await either.call("close_user", "ann", 4001, "bye 🦆") is None
     assert await either.call("broadcast", None, MessageType.CLOSE) is None
-    assert [plain(envelope) for envelope in await node.received(6)] == [
+    one, other = "1" * 32, "2" * 32
+    assert await either.call("send_personal", one, "to one") is None
+    assert await either.call("close_connection", one, 4002) is None
+    assert await either.call("close_room", "kitchen", 4003) is None
+    assert await either.call("broadcast_to_room", "kitchen", "to others", exclude=one) is None
+    assert await either.call("broadcast", "to others", exclude=[one, other]) is None
+    assert await either.call("close_user", "ann", 4004, exclude=one) is None
+    assert [plain(envelope) for envelope in await node.received(12)] == [
         (EVERYBODY, True, b"to all"),
         (ROOM, True, b"to a room"),
         (ANN, True, b"to a user"),
         (ANN, 1000, ""),
         (ANN, 4001, "bye 🦆"),
         (EVERYBODY, 1000, ""),
+        (connection_target(one), True, b"to one"),
+        (connection_target(one), 4002, ""),
+        (ROOM, 4003, ""),
+        (ROOM, True, b"to others"),
+        (EVERYBODY, True, b"to others"),
+        (ANN, 4004, ""),
     ]
     assert len({envelope.origin for envelope in node.envelopes}) == 1
-    assert {envelope.excluded for envelope in node.envelopes} == {frozenset()}
+    assert {envelope.excluded for envelope in node.envelopes[:9]} == {frozenset()}
+    assert [envelope.excluded for envelope in node.envelopes[9:]] == [{one}, {one, other}, {one}]
     await node.backend.stop()
 
 

@@ -317,7 +317,7 @@ async def test_nobody_gives_way_to_who_is_refused_and_the_app_is_asked_about_no_
     await manager.stop()
 
 
-async def test_an_address_has_as_many_connections_as_may_be():
+async def test_an_address_has_as_many_connections_as_may_be(caplog):
     manager = ConnectionManager(RoomsSettings(max_connections_per_address=2))
     await manager.connect(peer_from("192.0.2.1").websocket)
     mapped_peer = peer_from("::ffff:192.0.2.1")
@@ -328,8 +328,10 @@ async def test_an_address_has_as_many_connections_as_may_be():
     for number in range(2):
         await manager.connect(peer_from(f"2001:db8::{number}").websocket)
     await refused(manager, peer_from("2001:db8::ffff:1"), Refusal.MAX_CONNECTIONS_PER_ADDRESS)
-    for _ in range(3):
-        await manager.connect(peer_from(None).websocket)  # a Unix socket has none
+    for nowhere in (None, None, None, "", ""):  # a Unix socket has none, and granian says so in its way
+        await manager.connect(peer_from(nowhere).websocket)
+    [said] = [record.getMessage() for record in caplog.records if "counts nothing here" in record.getMessage()]
+    assert "--forwarded-allow-ips" in said
     manager.disconnect(mapped)
     await refused(manager, peer_from("192.0.2.1"), Refusal.MAX_CONNECTIONS_PER_ADDRESS)
     mapped_peer.transport.closing = True

@@ -6,10 +6,11 @@ import logging
 import pytest
 from support import until
 
-from engine.fakes import connected, only_this_task, settled, texts
+from engine.fakes import connected, only_this_task, run_clocked, settled
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.hooks import Hooks
+from fastapi_rooms.testing import LocalCluster
 
 
 async def told_of_a_gap(cluster, on_gap, hook=None, **settings):
@@ -102,97 +103,52 @@ async def test_a_gap_is_logged_without_the_names_of_rooms(cluster, caplog):
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith("may have missed messages between ")
-    assert record.getMessage().endswith(" for 1 rooms")
+    assert record.getMessage().endswith(" for 1 rooms, 1 users and everybody")
     assert "kitchen" not in record.getMessage()
     await manager.stop()
 
 
-@pytest.mark.parametrize("is_async", [False, True])
-async def test_an_app_that_fails_when_it_is_told_is_logged_and_told_again(cluster, caplog, is_async):
-    told = []
+class Failing:
+    """An app's function that fails the first few times that it is told of a gap."""
 
-    def fail(gap):
-        told.append(gap)
-        raise RuntimeError("the app failed")
+    def __init__(self, times: int) -> None:
+        self.left = times
+        self.told = []
 
-    async def fail_later(gap):
+    def hear(self, gap):
+        self.told.append(gap)
+        self.left -= 1
+        if self.left >= 0:
+            raise RuntimeError("Redis is not all there yet")
+
+    async def hear_later(self, gap):
         await asyncio.sleep(0)
-        fail(gap)
+        self.hear(gap)
 
-    manager, _ = await told_of_a_gap(cluster, fail_later if is_async else fail)
-    await settled()
-    cluster.cut(0)
-    cluster.restore(0)
-    await settled()
-    assert len(told) == 2
+
+@pytest.mark.parametrize("name", ["hear", "hear_later"])
+@pytest.mark.parametrize("role", ["on_gap", "hook"])
+@pytest.mark.parametrize(("times", "called"), [(0, 1), (1, 2), (6, 7), (99, 7)])
+def test_who_fails_when_he_is_told_of_a_gap_is_told_again_for_a_while(name, role, times, called, caplog):
+    app = Failing(times)
+    hear = getattr(app, name)
+
+    async def main():
+        manager, _ = await told_of_a_gap(LocalCluster(1), *((hear, None) if role == "on_gap" else (None, hear)))
+        await asyncio.sleep(60)
+        assert manager.status.connected
+        await manager.stop()
+
+    run_clocked(main)
+    assert len(app.told) == called
+    assert len(set(map(id, app.told))) == 1, "of the same gap"
     failures = [record for record in caplog.records if record.exc_info]
-    assert [record.getMessage()[:9] for record in failures] == ["the hook "], "once a minute"
-    assert manager.status.connected
+    assert [record.levelname for record in failures] == ["WARNING"] * min(times, 6) + ["ERROR"] * (times > 6)
+    assert all("Failing.hear" in record.getMessage() for record in failures)
+
+
+async def test_a_manager_that_stops_waits_for_nobody_who_is_to_be_told_again(cluster):
+    app = Failing(99)
+    manager, _ = await told_of_a_gap(cluster, app.hear)
     await manager.stop()
-
-
-async def test_an_app_may_send_when_it_is_told(cluster, nodes):
-    holder = []
-
-    async def repair(gap):
-        for room in gap.rooms:
-            await holder[0].broadcast_to_room(room, "reload, please")
-
-    await nodes[0].stop()
-    manager, connection = await told_of_a_gap(cluster, repair)
-    holder.append(manager)
-    there, _ = await connected(nodes[1], "kitchen")
-    await settled()
-    assert connection.is_open
-    assert await texts(there) == [["reload, please"]]
-    await manager.stop()
-
-
-async def test_a_stop_ends_an_app_that_is_being_told(cluster):
-    ends = []
-
-    async def linger(gap):
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            ends.append(gap)
-            raise
-
-    manager, _ = await told_of_a_gap(cluster, linger, disconnect_grace=0.05)
-    await settled()
-    cluster.cut(0)
-    cluster.restore(0)
-    await settled()
-    await manager.stop()
-    assert len(ends) == 2
-    assert only_this_task()
-
-
-async def test_an_app_may_stop_the_manager_when_it_is_told(cluster):
-    stopped = []
-
-    async def give_up(gap):
-        try:
-            await stopped[0].stop()
-        finally:
-            stopped.append("over")
-
-    manager, connection = await told_of_a_gap(cluster, give_up)
-    stopped.append(manager)
-    await until(lambda: stopped[1:])
-    assert not connection.is_open
-    assert not manager.status.connected
-    await manager.stop()
-    assert only_this_task()
-
-
-async def test_what_an_app_is_told_of_knows_nothing_of_who_published(cluster):
-    import contextvars
-
-    secret = contextvars.ContextVar("secret", default="none")
-    seen = []
-    secret.set("of the one who cuts")
-    manager, _ = await told_of_a_gap(cluster, lambda gap: seen.append(secret.get()))
-    await until(lambda: seen)
-    assert seen == ["none"]
-    await manager.stop()
+    assert len(app.told) == 1

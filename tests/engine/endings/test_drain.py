@@ -18,6 +18,7 @@ from fastapi_rooms import (
     ConnectionManager,
     DistributedWebSocketManager,
     HandshakeRefused,
+    Hooks,
     RoomsSettings,
 )
 from fastapi_rooms.domain.connection import Phase
@@ -120,6 +121,46 @@ def test_the_first_who_came_are_closed_first_and_the_others_still_hear_everybody
         assert first.texts == []
         assert [peer.texts for peer, _ in others[-2 * MIN_BATCH :]] == [["still here"]] * 2 * MIN_BATCH
         await manager.stop()
+
+    run_clocked(main)
+
+
+def test_who_has_a_task_of_its_own_is_closed_last_while_it_runs():
+    async def answer(connection, seconds):
+        await asyncio.sleep(seconds)
+        await connection.send("answer")
+
+    async def main():
+        manager = ConnectionManager()
+        pushed, idle = [[await connected(manager) for _ in range(MIN_BATCH)] for _ in range(2)]
+        for _, connection in pushed:
+            connection.start_task(answer(connection, BATCH_SECONDS / 2))
+        batches = batches_of(manager)
+        await manager.drain(10)
+        assert [peer.texts for peer, _ in pushed] == [["answer"]] * MIN_BATCH
+        assert [peer.close_codes for peer, _ in (*pushed, *idle)] == [[1012]] * 2 * MIN_BATCH
+        assert [size for _, size in batches] == [MIN_BATCH] * 2
+        await manager.stop()
+
+    run_clocked(main)
+
+
+def test_an_app_is_told_of_a_drain_when_it_begins():
+    told = []
+
+    async def main():
+        manager = ConnectionManager(
+            hooks=Hooks(
+                draining=lambda seconds: told.append((seconds, manager.is_draining)),
+                disconnected=lambda end: told.append(end.code),
+            )
+        )
+        await connected(manager)
+        await asyncio.gather(manager.drain(2), manager.drain(5))
+        assert told == [(2, True), 1012], "once, and before anybody is closed"
+        await manager.stop()
+        await manager.stop()
+        assert len(told) == 2
 
     run_clocked(main)
 

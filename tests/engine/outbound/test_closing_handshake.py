@@ -47,6 +47,7 @@ class FakeTransport:
         self.protocol = protocol
         self.closing = False
         self.pauses = self.aborts = 0
+        self.helds = []  # the size of its buffer, look by look; then 0
 
     def get_protocol(self):
         return self.protocol
@@ -62,6 +63,9 @@ class FakeTransport:
 
     def abort(self):
         self.aborts += 1
+
+    def get_write_buffer_size(self):
+        return self.helds.pop(0) if self.helds else 0
 
 
 @pytest.fixture
@@ -101,6 +105,14 @@ async def test_more_is_neither_read_nor_passed_on_and_the_socket_is_aborted_once
     await until(lambda: transport.aborts)
     transport.protocol.connection_lost(None)
     assert (server.told, transport.aborts) == ([None], 1)
+
+
+async def test_who_takes_what_was_sent_is_not_aborted_meanwhile(transport, at_once):
+    """Where the kernel does not tell, the buffer of the transport does."""
+    transport.helds = [100, 60, 20, 20]  # at each look
+    transport.protocol.data_received(bytes(UNREAD_BYTES + 1))
+    await until(lambda: transport.aborts)
+    assert transport.helds == [], "the look that sees nothing taken is the last"
 
 
 async def test_who_leaves_in_time_is_not_aborted(transport, server):

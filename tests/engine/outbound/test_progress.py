@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from engine.fakes import DEADLINE, FakeTransport, Peer
-from fastapi_rooms.engine.outbound.wire import AsgiWire, Progress, acknowledged, buffer_size
+from fastapi_rooms.engine.outbound.transport import Progress, acknowledged, buffer_size
+from fastapi_rooms.engine.outbound.wire import AsgiWire
 
 
 @pytest.fixture
@@ -129,6 +130,6 @@ async def test_a_wire_with_a_transport_is_done_when_that_is_closed_and_empty():
 
 def test_where_the_kernel_stops_telling_nothing_is_held_against_the_peer(monkeypatch):
     answers = [100, 100, None, None, 100]
-    monkeypatch.setattr("fastapi_rooms.engine.outbound.wire.acknowledged", lambda transport: answers.pop(0))
+    monkeypatch.setattr("fastapi_rooms.engine.outbound.transport.acknowledged", lambda transport: answers.pop(0))
     progress = Progress(object())
     assert [progress.taken(0) for _ in range(5)] == [100, 100, 101, 102, 100]

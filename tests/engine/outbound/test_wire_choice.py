@@ -8,15 +8,19 @@ from inspect import getclosurevars
 from types import SimpleNamespace
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from starlette._exception_handler import wrap_app_handling_exceptions
 from starlette.websockets import WebSocket, WebSocketState
 
 from engine.fakes import FakeTransport, Peer, ticks, until
+from fastapi_rooms import Incoming, RoomsExtension
 from fastapi_rooms.domain.messages import Close, encode
 from fastapi_rooms.engine.outbound import wire_choice
 from fastapi_rooms.engine.outbound.batch import Batch
+from fastapi_rooms.engine.outbound.transport import Transport
 from fastapi_rooms.engine.outbound.uvicorn_wire import MODULE, NAME, UvicornWire
-from fastapi_rooms.engine.outbound.wire import AsgiWire, Transport
+from fastapi_rooms.engine.outbound.wire import AsgiWire
 from fastapi_rooms.engine.outbound.wire_choice import choose_wire, peel
 
 SCOPE = {"type": "websocket", "path": "/", "headers": []}
@@ -236,6 +240,37 @@ async def test_a_fallback_on_uvicorn_is_logged_once_per_server(caplog):
         choose_wire(websocket(OtherOfUvicorn().send), "auto")
     [record] = caplog.records
     assert record.getMessage().startswith("uvicorn.protocols.websockets.wsproto_impl.WSProtocol is not known here")
+
+
+async def test_what_is_lost_where_the_socket_is_out_of_reach_is_logged_once(caplog):
+    caplog.set_level(logging.INFO, "fastapi_rooms")
+
+    async def send(event):
+        pass
+
+    for _ in range(3):
+        choose_wire(websocket(send), "auto")
+    [record] = caplog.records
+    text = record.getMessage()
+    assert "test_what_is_lost_where_the_socket_is_out_of_reach_is_logged_once.<locals>.send leads to no socket" in text
+    assert "cannot be aborted" in text
+    assert "set RoomsSettings(heartbeat_interval=...)" in text
+
+
+def test_a_test_client_is_no_server(caplog):
+    caplog.set_level(logging.INFO, "fastapi_rooms")
+    rooms = RoomsExtension()
+
+    @rooms.ws_route("/ws")
+    async def echo(message: Incoming[str]) -> str:
+        return message
+
+    app = FastAPI(lifespan=rooms.lifespan)
+    app.include_router(rooms.router)
+    with TestClient(app) as client, client.websocket_connect("/ws") as socket:
+        socket.send_text("hello")
+        assert socket.receive_text() == "hello"
+    assert [record for record in caplog.records if "socket" in record.getMessage()] == []
 
 
 @pytest.mark.parametrize(("kind", "policy"), [(Server, "auto"), (Known, "auto"), (OtherOfUvicorn, "asgi")])
