@@ -98,7 +98,11 @@ class Sessions:
         if outbox.is_writing:
             await self._wait_for_peer(outbox)
         if connection not in self._registry:
-            raise ConnectionEnded("the connection has ended: there is nobody to send to")
+            raise ConnectionEnded(
+                f"{connection!r} has ended: there is nobody to send to. If it is not your own, call "
+                "manager.send_personal, which returns False then",
+                connection,
+            )
         if isinstance(encoded, Close):
             return await self._parts.delivery.send_here((outbox,), encoded) == 1
         handed = self._deliver((outbox,), encoded, NOBODY) == 1
@@ -124,7 +128,7 @@ class Sessions:
         try:
             self._home.check()
             if connection not in self._registry:
-                raise ConnectionEnded("the connection has ended: no task is started for it")
+                raise ConnectionEnded(f"{connection!r} has ended: no task is started for it", connection)
         except RoomsError:
             coroutine.close()  # nobody will await it
             raise

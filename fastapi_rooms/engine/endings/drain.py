@@ -160,7 +160,8 @@ class Drain:
             is_late = clock() - began >= seconds * SPREAD
             everybody = self._registry.outboxes(EVERYBODY)
             some = list(everybody) if is_late else self._first(everybody, size)
-            self._counters.restarted += self._close(some, RESTARTING)
+            self._counters.restarted += count_open(some)
+            self._close(some, RESTARTING)
             if len(self._registry):
                 await asyncio.sleep(BATCH_SECONDS)
         deadline = max(began + seconds, clock() + min(GRACE_SECONDS, seconds * (1 - SPREAD)))
@@ -188,3 +189,8 @@ class Drain:
                 if len(some) == size:
                     return some
         return some + at_work[: size - len(some)]
+
+
+def count_open(outboxes: Iterable[Outbox]) -> int:
+    """Return how many count as restarted now. Who is being connected does when it was let in, or is refused."""
+    return sum(outbox.connection.is_open for outbox in outboxes)
