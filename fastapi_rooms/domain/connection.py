@@ -245,7 +245,7 @@ class Connection:
 
         Raises:
             MessageError: The message cannot be encoded.
-            ConnectionEnded: The connection has ended; quiet in a `ws_route` handler.
+            ConnectionEnded: The connection has ended; quiet in its own `ws_route` handler, and in its own tasks.
             NotConnectedError: The connection is not accepted yet.
         """
         return await self._owned()._sessions.send(self, message, message_type)  # noqa: SLF001 - of the protocol above
@@ -304,7 +304,7 @@ class Connection:
 
         It is cancelled when the connection has ended and `disconnect_grace` is over, and when the manager stops. One
         that raises is logged, and its client is closed with 1011, as that of a handler that raises. `ConnectionEnded`
-        ends it quietly.
+        ends it quietly, whosever connection it was, and also out of a task group.
 
         Raises:
             ConnectionEnded: The connection has ended.

@@ -1,5 +1,6 @@
 """Every error that fastapi-rooms raises at its callers. Each text ends with what to do."""
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi_rooms.domain.error_code import ErrorCode
@@ -80,7 +81,19 @@ class NotConnectedError(RoomsError, RuntimeError):
 
 
 class ConnectionEnded(NotConnectedError):  # noqa: N818 - says what happened
-    """Something was sent to a connection that has ended. In a `ws_route` handler it is quiet: nobody is there."""
+    """Something was sent to a connection that has ended.
+
+    In a `ws_route` handler, also out of a task group, it is quiet if that is the handler's own: nobody is there. If it
+    is that of somebody else it ends the call, with a WARNING a minute: that for one message, after which the next one
+    is handled, or the session, whose client is closed with 1011. `ConnectionManager.send_personal` returns False.
+
+    Attributes:
+        connection: The `Connection` that has ended; None if the app has raised this without one.
+    """
+
+    def __init__(self, text: str = "", connection: Any = None) -> None:
+        super().__init__(text)
+        self.connection = connection  # `Any`, since its class is made of what is above this module
 
 
 class ManagerNotStarted(RoomsError, RuntimeError):  # noqa: N818 - the name is part of the contract
@@ -89,3 +102,13 @@ class ManagerNotStarted(RoomsError, RuntimeError):  # noqa: N818 - the name is p
 
 class BackendUnavailable(RoomsError, ConnectionError):  # noqa: N818 - a state of the world, known by this name in the field
     """Other nodes could not be told, or nobody knows whether they were. Members on this node have been served."""
+
+
+def is_nothing_but(error: BaseException, fits: Callable[[BaseException], bool]) -> bool:
+    """Return whether an error fits, or is a group, as task groups make them, of nothing that does not."""
+    return error.split(fits)[1] is None if isinstance(error, BaseExceptionGroup) else fits(error)
+
+
+def tells_of_end(error: BaseException) -> bool:
+    """Return whether an error is `ConnectionEnded`, or a group of nothing else."""
+    return is_nothing_but(error, lambda one: isinstance(one, ConnectionEnded))

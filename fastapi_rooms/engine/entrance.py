@@ -65,7 +65,7 @@ class Entrance:
                 room,
                 address,
                 lambda: self._answer(connection, answer_handshake),
-                self._admission.giving_way(connection),
+                lambda: self._admission.giving_way(connection),
             )
             return connection, True
         await self._lifecycle.wait_until_opened(connection)

@@ -129,11 +129,12 @@ class Lifecycle:
         room: str | None,
         address: str | None,
         answer_handshake: Callable[[], Awaitable[None]],
-        giving_way: Sequence[Connection] = (),
+        giving_way: Callable[[], Sequence[Connection]],
     ) -> None:
         """Register first, then answer the handshake, so that nothing is missed in between; undone on error.
 
-        Those that give way are closed as it is registered, so that of two who come at once only one is left.
+        `giving_way` says who has to go, and is asked as it is registered and when its handshake was answered. Not
+        before that does anybody go who is open: this one may hang up yet.
         """
         targets = [] if connection.user_id is None else [user_target(connection.user_id)]
         if room is not None:
@@ -145,9 +146,7 @@ class Lifecycle:
         self._registry.add(connection, address)
         if room is not None:
             self._registry.join(connection, room)
-        for other in giving_way:  # now, so that neither its user nor its room is left by all in between
-            self._counters.replaced += 1
-            self.close(other, _REPLACED)
+        self._replace(giving_way())
         try:
             await self._nodes.follow(targets)
             if self._is_unproven(connection):
@@ -159,7 +158,11 @@ class Lifecycle:
             raise
         if connection in self.opening:  # else it has ended meanwhile
             self._leave_opening(connection)
+            connection._phase = Phase.OPEN
+            self._replace(giving_way())
             self._begin(connection)
+        elif connection.close_code == CloseCode.SERVICE_RESTART:
+            self._counters.restarted += 1  # let in all the same, to get its close frame
         if connection._phase is Phase.GONE:
             return  # forgotten meanwhile: the socket is its endpoint's business
         wire, compress = self._settings.wire, self._settings.compress_min_bytes
@@ -194,8 +197,8 @@ class Lifecycle:
         """
         if close is not None:
             connection._note_close(close.code, close.reason)
-        elif cause is Cause.STALLED:
-            connection._note_close(ABNORMAL, "")
+        elif cause is Cause.STALLED or (cause is Cause.FORGOTTEN and connection._phase is Phase.ENDED):
+            connection._note_close(ABNORMAL, "")  # of who was found lost, if its reader learned nothing better
         self._remove(connection)
         self._leave_opening(connection)
         if connection._phase is not Phase.GONE:
@@ -214,14 +217,20 @@ class Lifecycle:
         """Let whoever is connecting it learn that it has ended: it is not registered yet."""
         connection._phase = Phase.GONE
 
-    def close(self, connection: Connection, close: Close) -> None:
-        """Close a connection, if it is not closed yet."""
-        if connection in self._registry:
+    def close(self, connection: Connection, close: Close) -> bool:
+        """Close a connection, if it is not closed yet; return whether it was not."""
+        is_here = connection in self._registry
+        if is_here:
             self.end(connection, Cause.CLOSED, close)
+        return is_here
+
+    def _replace(self, others: Sequence[Connection]) -> None:
+        for other in others:
+            self._counters.replaced += 1
+            self.close(other, _REPLACED)
 
     def _begin(self, connection: Connection) -> None:
         """Take note that the handshake was answered."""
-        connection._phase = Phase.OPEN
         connection.connected_at = datetime.now(UTC)
         self.timekeeper.begin(connection)
         connection._is_announced = True

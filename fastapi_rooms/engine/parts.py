@@ -16,7 +16,7 @@ from fastapi_rooms.engine.admission.admission import Admission, AuthorizeJoin, L
 from fastapi_rooms.engine.admission.places import Places
 from fastapi_rooms.engine.admission.revoked_users import RevokedUsers
 from fastapi_rooms.engine.delivery import Delivery
-from fastapi_rooms.engine.endings.drain import Drain
+from fastapi_rooms.engine.endings.drain import Drain, count_open
 from fastapi_rooms.engine.entrance import Entrance
 from fastapi_rooms.engine.hooks import Announcer, Hooks
 from fastapi_rooms.engine.inbound.readers import Readers
@@ -106,15 +106,16 @@ class Parts:
         return find(reference, self.registry)
 
     def _closed_for(self) -> float | None:
-        """Return when who comes now may come again, in seconds; None: now."""
-        self.drain.check_shut()
+        """Return when who comes now may come again, in seconds; None: now. That somebody has come may be logged."""
+        self.drain.report_shut()
         return self.drain.seconds_left()
 
     async def end_everybody(self) -> None:
         """Close who is left with 1012, wait for their outboxes, then for the app's hooks; nobody is let in any more."""
         await self.drain.interrupt(self.settings.send_timeout)  # who came now would go without a close frame
         left = self.registry.outboxes(EVERYBODY)
-        self.counters.restarted += self.delivery.close(left, Close(CloseCode.SERVICE_RESTART))
+        self.counters.restarted += count_open(left)
+        self.delivery.close(left, Close(CloseCode.SERVICE_RESTART))
         await asyncio.sleep(0)  # the close frames of those who are not behind go out now
         await self.flusher.settle(self.settings.send_timeout)
         await end_tasks(self.readers.tasks)

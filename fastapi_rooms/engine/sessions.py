@@ -76,13 +76,13 @@ class Sessions:
         """Whether the app has, so that nobody is let in until the manager is started again."""
         return self._parts.drain.is_shut
 
-    def end(self) -> None:
+    def shut(self) -> None:
         """Let nobody in until the manager is started again."""
         self._parts.drain.shut()
 
-    def check_ended(self) -> bool:
-        """Return `has_ended` to somebody who asks from outside. That the server goes on is logged."""
-        return self._parts.drain.check_shut()
+    def report_ended(self) -> None:
+        """Log that the server goes on, where somebody asks from outside although the app has ended."""
+        self._parts.drain.report_shut()
 
     def is_revoked(self, user_id: str, since: datetime) -> bool:
         """Return whether a user was closed everywhere since then, as far as this node knows."""
@@ -98,7 +98,11 @@ class Sessions:
         if outbox.is_writing:
             await self._wait_for_peer(outbox)
         if connection not in self._registry:
-            raise ConnectionEnded("the connection has ended: there is nobody to send to")
+            raise ConnectionEnded(
+                f"{connection!r} has ended: there is nobody to send to. If it is not your own, call "
+                "manager.send_personal, which returns False then",
+                connection,
+            )
         if isinstance(encoded, Close):
             return await self._parts.delivery.send_here((outbox,), encoded) == 1
         handed = self._deliver((outbox,), encoded, NOBODY) == 1
@@ -124,7 +128,7 @@ class Sessions:
         try:
             self._home.check()
             if connection not in self._registry:
-                raise ConnectionEnded("the connection has ended: no task is started for it")
+                raise ConnectionEnded(f"{connection!r} has ended: no task is started for it", connection)
         except RoomsError:
             coroutine.close()  # nobody will await it
             raise

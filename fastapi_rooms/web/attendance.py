@@ -39,7 +39,7 @@ class Attendance:
     def leave(self) -> bool:
         """Stop looking; return whether a cancellation that comes out of the handler is ours alone."""
         self._reader.call_at_end(None)
-        self._reader.give_up()
+        self._reader.drop_unhandled()
         if self._timer is not None:
             self._timer.cancel()
         return self._has_cancelled and self._task.uncancel() <= self._cancelling

@@ -151,7 +151,7 @@ class RoomsExtension:
             try:
                 await self.manager.stop()
             finally:
-                sessions_of(self.manager).end()
+                sessions_of(self.manager).shut()
 
 
 def _put_manager(app: Starlette, manager: ConnectionManager) -> list[State]:

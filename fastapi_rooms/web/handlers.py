@@ -13,13 +13,14 @@ from starlette.concurrency import run_in_threadpool
 
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.error_code import ErrorCode
-from fastapi_rooms.domain.errors import BackendUnavailable, ConnectionEnded, RefusedError
+from fastapi_rooms.domain.errors import BackendUnavailable, ConnectionEnded, RefusedError, tells_of_end
 from fastapi_rooms.domain.incoming import Decoder, error_message, reference_in
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.outbound.in_context import run_in_context
 from fastapi_rooms.engine.sessions import sessions_of
 from fastapi_rooms.web.answer import Answer
+from fastapi_rooms.web.outcome import say_if_another_has_ended
 
 logger = logging.getLogger("fastapi_rooms")
 
@@ -74,8 +75,9 @@ class Handler:
                         await connection.send(result if self._answer is None else self._answer.fit(result))
                 else:
                     await self._call(connection, values)
-            except ConnectionEnded:
-                logger.debug("%r, or whom it was for, has gone: not sent", connection)  # what else it sent is handled
+            except (ConnectionEnded, ExceptionGroup) as error:
+                if not self._may_go_on(connection, error):
+                    raise
             except RefusedError as error:
                 logger.debug("%r was refused: %.200r", connection, error)  # clients decide how often
                 told = error_message(error.code, **error.details, **reference_in(received.handled))
@@ -89,6 +91,12 @@ class Handler:
                 told = error_message(ErrorCode.UNAVAILABLE, **reference_in(received.handled))
                 await manager.send_personal(connection, told)
             values[name] = message = result = None  # a connection that waits keeps no message # noqa: PLW2901
+
+    def _may_go_on(self, connection: Connection, error: Exception) -> bool:
+        """Return whether an error says no more than that somebody has gone: then what else was sent is handled."""
+        if connection.is_open:
+            return say_if_another_has_ended(connection.websocket, error, self.end_said)
+        return tells_of_end(error)
 
     async def _call(self, connection: Connection, values: dict[str, Any]) -> None:
         if self._is_async:

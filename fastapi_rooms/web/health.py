@@ -61,7 +61,9 @@ def health_router(rooms: "RoomsExtension | ConnectionManager", *, prefix: str = 
 
     @router.get("/live", responses={503: {"model": Live}})
     async def live(response: Response) -> Live:
-        answer = Live(alive=not sessions_of(manager).check_ended())
+        sessions = sessions_of(manager)
+        sessions.report_ended()
+        answer = Live(alive=not sessions.has_ended)
         if not answer.alive:
             response.status_code = 503
         return answer

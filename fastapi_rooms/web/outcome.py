@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_rooms.domain.close_codes import ABNORMAL, CloseCode, check_close
 from fastapi_rooms.domain.connection import Connection
-from fastapi_rooms.domain.errors import ConfigurationError, ConnectionEnded
+from fastapi_rooms.domain.errors import ConfigurationError, tells_of_end
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.engine.admission.handshake_refused import is_default
 from fastapi_rooms.engine.manager import ConnectionManager
@@ -124,10 +124,8 @@ async def _clean_up(websocket: WebSocket, error: Exception | None) -> Exception 
             await stack.aclose()
             return None
         swallowed = await stack.__aexit__(type(error), error, error.__traceback__)
-    except ConnectionEnded:
-        return error  # they said something to a client that has gone
     except Exception as changed:  # noqa: BLE001 - whatever they raise instead takes the place of the error
-        return changed
+        return error if tells_of_end(changed) else changed  # or they said something to a client that has gone
     return None if swallowed else error
 
 
@@ -135,7 +133,7 @@ async def _handle(websocket: WebSocket, error: Exception, said: Seldom) -> bool:
     """Call the app's exception handler; return whether there is one, or a default one that we stand in for."""
     handler = _find_handler(websocket, error)
     if handler is None:
-        return False
+        return say_if_another_has_ended(websocket, error, said)
     if _is_default(handler):
         if not isinstance(error, WebSocketException) and _is_due(said):
             logger.warning(
@@ -149,6 +147,23 @@ async def _handle(websocket: WebSocket, error: Exception, said: Seldom) -> bool:
         await handler(websocket, error)
     else:
         await run_in_threadpool(handler, websocket, error)
+    return True
+
+
+def say_if_another_has_ended(websocket: WebSocket, error: Exception, said: Seldom) -> bool:
+    """Return whether an error of a handler, whose own client is here, tells only that somebody else's has gone.
+
+    That may happen at any time, so it is no failure of the server; but who left something undone should hear of it.
+    """
+    if not tells_of_end(error):
+        return False
+    if _is_due(said):
+        logger.warning(
+            "a handler on %.200r ended early, since it sent to the connection of somebody else, which has ended: call "
+            "manager.send_personal there, which returns False then, or catch ConnectionEnded (said once a minute)",
+            websocket.scope["path"],
+            exc_info=error,
+        )
     return True
 
 

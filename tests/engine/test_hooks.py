@@ -156,6 +156,19 @@ async def test_who_is_found_gone_when_it_is_written_to_is_told_once(reads):
     await manager.stop()
 
 
+async def test_who_is_found_gone_and_whose_handler_ends_before_its_reader_learns_why_has_1006():
+    diary = Diary()
+    manager = ConnectionManager(hooks=diary.hooks)
+    peer, connection = await ended(diary, manager)
+    peer.send_error = OSError("gone")
+    await connection.send("x")
+    await until(lambda: not connection.is_open)
+    manager.disconnect(connection)
+    await settled()
+    assert [end.code for end in diary.ends] == [1006]
+    await manager.stop()
+
+
 async def test_a_slow_consumer_is_told_and_how_it_ended():
     diary = Diary()
     manager = ConnectionManager(RoomsSettings(outbox_messages=1), hooks=diary.hooks)

@@ -726,8 +726,9 @@ async def test_closing_sends_a_close_frame_behind_what_was_sent(manager):
     assert not connection.is_open
     assert is_empty(manager)
     assert await manager.send_personal(connection, "too late") is False
-    with pytest.raises(ConnectionEnded):
+    with pytest.raises(ConnectionEnded, match=r"manager\.send_personal, which returns False") as error:
         await connection.send("too late")
+    assert error.value.connection is connection
 
 
 @pytest.mark.parametrize("form", [lambda c: c, lambda c: c.websocket, lambda c: c.connection_id])

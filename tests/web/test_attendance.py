@@ -32,7 +32,7 @@ class FakeReader:
         if self._on_end is not None:
             self._on_end()
 
-    def give_up(self):
+    def drop_unhandled(self):
         assert self._on_end is None
 
     @property

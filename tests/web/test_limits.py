@@ -220,6 +220,36 @@ async def test_who_changes_networks_takes_the_place_of_the_old_connection(stage,
         lost.close()
 
 
+async def test_a_client_that_hangs_up_while_the_app_is_asked_throws_nobody_out(stage, wire):
+    gates: list[asyncio.Event] = []
+
+    async def ask(connection: Any, room: str) -> bool:
+        gates.append(asyncio.Event())
+        return len(gates) == 1 or await gates[-1].wait()
+
+    settings = RoomsSettings(wire=wire, max_connections_per_user=1, user_limit_policy="replace")
+    rooms = RoomsExtension(settings=settings, authorize_join=ask)
+
+    @rooms.ws_route("/ws", room="hall", user_id=lambda: "ann")
+    async def echo(message: Incoming[str]) -> str:
+        return message
+
+    async with stage.plays(rooms) as server, server.client("/ws") as here:
+        _, leaving = await asyncio.open_connection("127.0.0.1", server.port)
+        leaving.write(
+            b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        await until(lambda: len(gates) == 2)
+        leaving.transport.abort()
+        await until(lambda: len(server.uvicorn.server_state.connections) == 1, "the server has seen it")
+        await server.call(gates[1].set)
+        await until(lambda: len(server.uvicorn.server_state.tasks) == 1, "its endpoint has ended")
+        await here.send("still here")
+        assert await here.receive() == "still here"
+    assert counted(rooms.manager.stats().closed) == {}
+
+
 async def test_one_address_has_so_many_connections_whatever_it_says_of_itself():
     rooms = house(max_connections_per_address=1)
     with live(smallest_app(rooms), forwarded_allow_ips="192.0.2.1") as server:  # this client is no trusted proxy

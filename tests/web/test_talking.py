@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -193,9 +194,9 @@ async def test_a_send_that_finds_the_client_gone_ends_a_handler_quietly(rooms, s
     assert tracebacks() == []
 
 
-async def test_to_send_to_somebody_else_who_has_gone_is_an_error_in_a_session_and_not_the_end_of_a_handler(
-    rooms, stage, wire, tracebacks
-):
+@pytest.fixture
+async def gone(rooms, stage):
+    """A server, and a connection that has ended."""
     others = []
 
     @rooms.ws_route("/other")
@@ -205,28 +206,78 @@ async def test_to_send_to_somebody_else_who_has_gone_is_an_error_in_a_session_an
         async for _ in connection.messages(str):
             pass
 
-    @rooms.ws_route("/handler")
-    async def handler(message: Incoming[str]) -> str:
-        if message == "tell":
-            await others[0].send("psst")
-        return "done"
-
-    @rooms.ws_route("/session")
-    async def session() -> None:
-        await others[0].send("psst")
-
     async with stage.plays(rooms) as server:
         async with server.client("/other") as client:
             assert await client.receive() == "here"
         await until(lambda: not others[0].is_open)
-        async with server.client("/handler") as client:
-            await client.send("tell")
-            await client.send("else")
-            assert await client.receive() == "done", "of the second message"
-        assert tracebacks() == []
-        async with server.client("/session") as client:
+        yield server, others[0]
+
+
+def warnings_of(caplog) -> list[str]:
+    """Return what an operator finds in the log, which are warnings with a traceback."""
+    found = [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING]
+    assert [(record.levelname, bool(record.exc_info)) for record in found] == [("WARNING", True)] * len(found)
+    return [record.getMessage() for record in found]
+
+
+@pytest.mark.parametrize("is_group", [False, True])
+async def test_to_send_to_somebody_else_who_has_gone_ends_the_call_for_one_message(rooms, gone, caplog, is_group):
+    server, other = gone
+
+    @rooms.ws_route("/ws")
+    async def handler(message: Incoming[str]) -> str:
+        if message == "tell" and is_group:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(other.send("psst"))
+        elif message == "tell":
+            await other.send("psst")
+        return "done"
+
+    async with server.client("/ws") as client:
+        for text in ("tell", "tell", "else"):
+            await client.send(text)
+        assert await client.receive() == "done", "of the last message"
+    [text] = warnings_of(caplog)
+    assert "a handler on '/ws' ended early" in text
+    assert "call manager.send_personal there" in text
+
+
+async def test_to_send_to_somebody_else_who_has_gone_ends_a_session_as_a_failure_that_is_told_once_a_minute(
+    rooms, gone, caplog
+):
+    server, other = gone
+    errors = []
+
+    async def transaction() -> AsyncIterator[None]:
+        try:
+            yield
+        except ConnectionEnded as error:
+            errors.append(error)
+            raise
+
+    @rooms.ws_route("/ws", dependencies=[transaction])
+    async def session() -> None:
+        await other.send("psst")
+
+    for number in range(2):
+        async with server.client("/ws") as client:
             assert (await client.closed())[0] == 1011
-    assert len(tracebacks()) == 1
+        await until(lambda: len(errors) == number + 1)  # noqa: B023 - called within the loop
+    await until(lambda: rooms.manager.stats().closing == 0)
+    assert [error.connection for error in errors] == [other] * 2, "a dependency learns what was not done"
+    assert len(warnings_of(caplog)) == 1
+
+
+async def test_an_error_beside_the_end_of_somebody_else_is_an_error(rooms, stage, wire, tracebacks):
+    @rooms.ws_route("/ws")
+    async def handler(message: Incoming[str]) -> None:
+        raise ExceptionGroup("a task group", [ConnectionEnded("gone"), ValueError("a bug")])
+
+    async with stage.plays(rooms) as server, server.client("/ws") as client:
+        await client.send("go")
+        assert (await client.closed())[0] == 1011
+    [text] = tracebacks()
+    assert "ValueError: a bug" in text
 
 
 # Tasks beside a handler

@@ -3,8 +3,9 @@
 import asyncio
 import functools
 import logging
-from typing import Any
+from typing import Annotated, Any
 
+import anyio
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, WebSocket, WebSocketDisconnect, WebSocketException
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +16,7 @@ from support import until
 
 from fastapi_rooms import (
     ConnectionDep,
+    ConnectionEnded,
     Incoming,
     ManagerDep,
     MessageError,
@@ -648,6 +650,128 @@ async def test_a_handler_that_listens_to_something_else_is_cancelled_when_its_cl
         await until(lambda: ended)
     assert ended == [False]
     assert tracebacks() == []
+
+
+async def push(connection):
+    while True:
+        await connection.send("news")
+        await asyncio.sleep(0.01)
+
+
+async def pushed_until_the_end(connection: ConnectionDep):
+    yield
+    async with asyncio.TaskGroup() as group:
+        group.create_task(push(connection))
+
+
+async def pushes_with_asyncio(connection: ConnectionDep) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(push(connection))
+        async for _ in connection.messages(str):
+            pass
+
+
+async def pushes_with_anyio(connection: ConnectionDep) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(push, connection)
+        async for _ in connection.messages(str):
+            pass
+
+
+async def pushes_in_a_dependency(
+    connection: ConnectionDep, until_the_end: Annotated[None, Depends(pushed_until_the_end)]
+) -> None:
+    await connection.send("news")
+    await connection.wait_until_closed()
+
+
+async def takes_in_a_group(connection: ConnectionDep) -> None:
+    async def take():
+        messages = connection.messages(str)
+        while True:
+            await anext(messages)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(push(connection))
+        group.create_task(take())
+
+
+async def uses_the_socket(connection: ConnectionDep) -> None:
+    await connection.send("news")
+    await connection.wait_until_closed()
+    raise ExceptionGroup("a task group", [WebSocketDisconnect(1000)])
+
+
+async def pushes_per_message(message: Incoming[str], connection: ConnectionDep) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(push(connection))
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        pushes_with_asyncio,
+        pushes_with_anyio,
+        pushes_in_a_dependency,
+        takes_in_a_group,
+        uses_the_socket,
+        pushes_per_message,
+    ],
+)
+async def test_a_task_group_that_finds_the_client_gone_ends_quietly(stage, rooms, tracebacks, handler):
+    ended = []
+
+    async def mark():
+        try:
+            yield
+        finally:
+            ended.append("cleaned up, after the others")
+
+    rooms.ws_route("/ws", dependencies=[mark])(handler)
+    async with stage.plays(rooms) as server:
+        async with server.client("/ws") as client:
+            await client.send("hello")
+            assert await client.receive() == "news"
+        await until(lambda: ended)
+    assert tracebacks() == [], "and the server has ended"
+
+
+async def test_what_else_a_client_sent_is_handled_when_a_task_group_finds_it_gone(stage, rooms, tracebacks):
+    handled = []
+
+    @rooms.ws_route("/ws")
+    async def handler(message: Incoming[str], connection: ConnectionDep) -> None:
+        handled.append(message)
+        await connection.wait_until_closed()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(push(connection))
+
+    async with stage.plays(rooms) as server:
+        async with server.client("/ws") as client:
+            for number in range(3):
+                await client.send(str(number))
+        await until(lambda: len(handled) == 3)
+        await until(lambda: rooms.manager.stats().closing == rooms.manager.active_connections == 0)
+    assert tracebacks() == []
+
+
+@pytest.mark.parametrize("path", ["/session", "/handler"])
+async def test_another_error_of_a_task_group_is_an_error_though_the_client_has_gone(stage, rooms, tracebacks, path):
+    async def session(connection: ConnectionDep) -> None:
+        await connection.wait_until_closed()
+        raise ExceptionGroup("a task group", [ConnectionEnded("gone"), ValueError("a bug")])
+
+    async def handler(message: Incoming[str], connection: ConnectionDep) -> None:
+        await session(connection)
+
+    rooms.ws_route("/session")(session)
+    rooms.ws_route("/handler")(handler)
+    async with stage.plays(rooms) as server:
+        async with server.client(path) as client:
+            await client.send("hello")
+            await until(lambda: rooms.manager.stats().received_messages == 1)
+        await until(tracebacks)
+    assert "ValueError: a bug" in tracebacks()[0]
 
 
 async def test_a_disconnect_that_the_handler_raises_itself_ends_quietly(rooms, stage, wire, tracebacks):

@@ -60,6 +60,7 @@ class ClusterLinks(ShardOwner):
         self._links: dict[Address, Link] = {}
         self._addresses: dict[Link, Address] = {}  # of all links, also of those that are leaving
         self._leaving: dict[Link, asyncio.Task[None]] = {}  # their servers have no slot any more
+        self._to_stop: set[Link] = set()  # none of the above any more, since `stop`
         self._wanted: dict[bytes, Link | None] = {}  # per channel, who listens to it; None: nobody has its slot
         self._unheard = UnheardChannels(pace.timeout, owner.on_repaired)
         self._held = HeldCommands(self._link_of)
@@ -91,11 +92,12 @@ class ClusterLinks(ShardOwner):
         """Hang up. Leaves no task."""
         await self._keeper.stop()
         await end_tasks(self._leaving.values())
-        links = list(self._addresses)
+        self._to_stop.update(self._addresses)
         for known in (self._links, self._leaving, self._addresses):
             known.clear()  # what is refused from here on is sent nowhere
-        for link in links:
+        for link in list(self._to_stop):
             await link.stop()
+            self._to_stop.discard(link)  # afterwards: a stop that was cancelled is called again
         self._unheard.stop()
 
     async def decided(self) -> None:

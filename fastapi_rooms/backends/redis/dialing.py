@@ -35,9 +35,9 @@ _ALLOWED = frozenset(
     }
 )
 
-_LOST = (RedisError, OSError, EOFError, AttributeError, RuntimeError)
-"""What redis-py raises from a connection that is gone. The last two leak out of its parser and its streams."""
-
+_LOST = (RedisError, OSError, EOFError, AttributeError, RuntimeError, ValueError)
+"""What redis-py raises from a connection that is gone. The last three leak out of its parser and its streams: without
+hiredis, what is no number where one belongs is a ValueError."""
 
 _QUOTING = ", with args beginning with"
 """What comes before a password in an error: a server that does not know AUTH quotes what it was sent."""

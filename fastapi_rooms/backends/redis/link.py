@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from redis.exceptions import ResponseError
 
@@ -34,6 +34,7 @@ from fastapi_rooms.backends.redis.listening import Listener, Sharded
 from fastapi_rooms.backends.redis.publishing import Command, PublishLine
 from fastapi_rooms.backends.redis.supervised import Dial
 from fastapi_rooms.domain.errors import BackendUnavailable
+from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.tasks import end_tasks
 
 logger = logging.getLogger("fastapi_rooms")
@@ -42,6 +43,8 @@ LOOK_AGAIN_SECONDS = 0.1
 """A probe that is due is given this much more time, again and again, while the listener works off a backlog."""
 MAX_BACKLOG_TIMEOUTS = 5
 """After so many time-outs a listener counts as deaf, however much it reads."""
+FAILURE_PAUSE_SECONDS = 1.0
+"""Before probing again after a failure that nobody expects, which may come back at once."""
 
 
 class Health(Enum):
@@ -160,6 +163,7 @@ class Link:
         self._probed_at = 0.0  # when it was published, by the performance counter
         self.probe_seconds: float | None = None  # how long the last one took that was heard; None: none was yet
         self._alarm = Alarm(self._due, self._on_silence)
+        self._failures_said = Seldom()
         self._task: asyncio.Task[None] | None = None  # None: not started, or stopped
 
     @property
@@ -237,6 +241,19 @@ class Link:
         return self.line.is_up and self.listener.is_hearing
 
     async def _watch(self) -> None:
+        """Probe, whatever comes of it: without probes nobody would notice that this node is deaf."""
+        while True:
+            try:
+                await self._probe_always()
+            except Exception as bug:
+                if self._failures_said.is_due(asyncio.get_running_loop().time()):
+                    logger.exception("watching %s failed; connecting anew (said once a minute)", self.name)
+                reason = f"a probe failed: {bug!r}"
+                self.line.drop(reason)
+                self.listener.drop(reason)
+                await asyncio.sleep(FAILURE_PAUSE_SECONDS)
+
+    async def _probe_always(self) -> NoReturn:
         loop = asyncio.get_running_loop()
         while True:
             if self._is_replaced is not None and not (self.line.is_up and self.listener.is_up):

@@ -101,8 +101,11 @@ class SentinelMaster:
         answer = await sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
         if not answer:
             raise BackendUnavailable(f"the Sentinel at {sentinel} knows no master {self.service!r}")
-        host, port = answer
-        return host.decode(), int(port)
+        try:
+            host, port = answer
+            return host.decode(), int(port)
+        except (TypeError, AttributeError, ValueError) as error:
+            raise BackendUnavailable(f"the Sentinel at {sentinel} named no address: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

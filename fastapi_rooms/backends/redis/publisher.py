@@ -166,6 +166,7 @@ class Publisher:
     async def _carry_out(self, steps: Steps) -> None:
         step = next(steps, None)
         while step is not None:
+            await self.start()  # outside: a step after one that could not start would wait for Redis as long once more
             try:
                 await self._do(step)
             except BackendUnavailable as error:
@@ -174,7 +175,6 @@ class Publisher:
                 step = next(steps, None)
 
     async def _do(self, step: Step) -> None:
-        await self.start()
         if isinstance(step, Keep):
             assert self._store is not None, "nothing is to be kept where there is no place for it"
             told = self._store.put(step.key, step.value, step.seconds)

@@ -7,7 +7,8 @@ again: its replica may have taken over.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import Context
 from random import uniform
 
@@ -15,6 +16,7 @@ from fastapi_rooms.backends.redis.asking import first_answer
 from fastapi_rooms.backends.redis.dialing import Server
 from fastapi_rooms.backends.redis.slots import SlotTable
 from fastapi_rooms.domain.errors import BackendUnavailable
+from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.tasks import end_tasks
 
 logger = logging.getLogger("fastapi_rooms")
@@ -49,6 +51,7 @@ class TableKeeper:
         self._on_asked = on_asked
         self._is_stale = asyncio.Event()  # the table may be out of date
         self._has_asked = asyncio.Event()  # the first question was answered, or nobody had an answer
+        self._failures_said = Seldom()
         self._task: asyncio.Task[None] | None = None  # None: not started, or stopped
 
     @property
@@ -79,21 +82,36 @@ class TableKeeper:
     async def _keep(self) -> None:
         while True:
             self._is_stale.clear()
-            try:
-                table = await first_answer(map(ask_for_table, self._whom_to_ask()))
-            except BackendUnavailable as error:
-                logger.debug("the cluster's table could not be had: %s", error)
-                self.last_error = error
-            else:
-                self.last_error = None
-                self._on_table(table)
+            with self._going_on():
+                await self._ask()
             self._has_asked.set()
-            self._on_asked()
+            with self._going_on():
+                self._on_asked()
             await asyncio.sleep(MIN_REFRESH_SECONDS)
-            if self._is_healthy():
+            if self.last_error is None and self._is_healthy():
                 await self._is_stale.wait()
             else:
                 await asyncio.sleep(uniform(0, UNHEALTHY_REFRESH_SECONDS - MIN_REFRESH_SECONDS))  # noqa: S311 - no secret
+
+    async def _ask(self) -> None:
+        try:
+            table = await first_answer(map(ask_for_table, self._whom_to_ask()))
+        except BackendUnavailable as error:
+            logger.debug("the cluster's table could not be had: %s", error)
+            self.last_error = error
+        else:
+            self.last_error = None
+            self._on_table(table)
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Let no failure end the task, whatever a server has said: no table would ever be asked for again."""
+        try:
+            yield
+        except Exception as bug:
+            self.last_error = BackendUnavailable(f"the cluster's table could not be had: {bug!r}")
+            if self._failures_said.is_due(asyncio.get_running_loop().time()):
+                logger.exception("the cluster's table could not be had; asking again (said once a minute)")
 
 
 async def ask_for_table(server: Server) -> SlotTable:

@@ -47,7 +47,7 @@ class UnheardChannels:
         if future is None:
             loop = asyncio.get_running_loop()
             future = self._awaited[channel] = loop.create_future()
-            timer = loop.call_later(self._timeout, self._give_up, channel)
+            timer = loop.call_later(self._timeout, self._wait_no_more, channel)
             future.add_done_callback(lambda _: timer.cancel())
         return future
 
@@ -81,7 +81,7 @@ class UnheardChannels:
             self._report_timer.cancel()
             self._report_timer = None
 
-    def _give_up(self, channel: bytes) -> None:
+    def _wait_no_more(self, channel: bytes) -> None:
         """Have nobody wait for a channel that Redis does not confirm. What it misses until then is reported."""
         if channel in self._awaited:  # pragma: no branch - else it is over since this very tick
             self.miss(channel, datetime.now(UTC))

@@ -216,7 +216,7 @@ class Admission:
         return self._places.address_of(connection)
 
     def giving_way(self, connection: Connection) -> list[Connection]:
-        """Return which others of its user have to be closed when a connection is registered, the oldest first."""
+        """Return which others of its user have to be closed now for a connection. See `Places.giving_way`."""
         return self._places.giving_way(connection)
 
     def refuse_stopped(self, connection: Connection) -> NoReturn:

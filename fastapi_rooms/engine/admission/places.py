@@ -6,7 +6,6 @@ Otherwise a crowd that comes at once would have the app asked about each of it. 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 
 from fastapi_rooms.domain.address import address_key
 from fastapi_rooms.domain.connection import Connection
@@ -80,15 +79,20 @@ class Places:
         return address_key(client.host)
 
     def giving_way(self, connection: Connection) -> list[Connection]:
-        """Return which others of its user have to go when it is registered, the oldest first.
+        """Return which others of its user have to go now that it is registered, or is open, the oldest first.
 
-        There is a place for it, so with the policy `refuse` nobody has to.
+        It takes the place of such as have come as far as itself. Who only is being connected may hang up yet, so it
+        drives nobody out who is open; and who is open leaves alone who is being connected and will do the same to it.
+        With the policy `refuse` there was a place for it, so nobody has to go.
         """
         most, user_id = self._settings.max_connections_per_user, connection.user_id
         if most is None or user_id is None:
             return []
         here = self.registry.of_user(user_id)
-        return list(islice(here, max(0, len(here) + 1 - most)))
+        if len(here) <= most:  # nearly always, and without a look at them
+            return []
+        others = [other for other in here if other is not connection and other.is_open is connection.is_open]
+        return others[: max(0, len(others) + 1 - most)]
 
     def _lacking(self, connection: Connection) -> Refusal | None:
         settings, user_id, address = self._settings, connection.user_id, self.address_of(connection)

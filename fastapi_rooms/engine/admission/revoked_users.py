@@ -47,7 +47,7 @@ class RevokedUsers:
         seconds: float | None,
         retry_seconds: float,
         registry: Registry,
-        close: Callable[[Connection, Close], None],
+        close: Callable[[Connection, Close], object],
     ) -> None:
         self._seconds = seconds
         self._retry_seconds = retry_seconds

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection
-from fastapi_rooms.domain.errors import ConnectionEnded
+from fastapi_rooms.domain.errors import tells_of_end
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.tasks import end_tasks
 
@@ -23,10 +23,10 @@ class ConnectionTasks:
 
     Args:
         grace: How long they have when their connection has ended, in seconds.
-        close: Called to close the connection of one that has failed.
+        close: Called to close the connection of one that has failed; returns whether it was here.
     """
 
-    def __init__(self, grace: float, close: Callable[[Connection, Close], None]) -> None:
+    def __init__(self, grace: float, close: Callable[[Connection, Close], bool]) -> None:
         self._grace = grace
         self._close = close
         self._tasks: dict[Connection, set[asyncio.Task[Any]]] = {}
@@ -71,6 +71,7 @@ class ConnectionTasks:
         if task.cancelled():
             return
         error = task.exception()
-        if error is not None and not isinstance(error, ConnectionEnded):
-            logger.error("a task of %r failed: the client is closed with 1011", connection, exc_info=error)
-            self._close(connection, Close(CloseCode.INTERNAL_ERROR))
+        if error is not None and not tells_of_end(error):
+            is_closed = self._close(connection, Close(CloseCode.INTERNAL_ERROR))
+            what = "failed: the client is closed with 1011" if is_closed else "failed when it had ended"
+            logger.error("a task of %r %s", connection, what, exc_info=error)

@@ -43,7 +43,7 @@ class Drain:
 
     Args:
         settings: How long it takes.
-        counters: Where is counted who is closed, and who is aborted.
+        counters: Where is counted who is closed.
         registry: Who is here.
         flusher: Who knows when everything is written, and aborts the rest.
         close: Called to close some; returns how many.
@@ -95,18 +95,15 @@ class Drain:
         """Let nobody in until `resume`, since the app has ended. Its server should have, too."""
         self._shut_on = asyncio.get_running_loop()
 
-    def check_shut(self) -> bool:
-        """Return `is_shut` where somebody has come, which is told to the operator: the server goes on."""
-        if not self.is_shut or self.is_on:
-            return self.is_shut
-        if self._shut_said.is_due(asyncio.get_running_loop().time()):
+    def report_shut(self) -> None:
+        """Tell the operator, where somebody has come although the app has ended: the server goes on."""
+        if self.is_shut and not self.is_on and self._shut_said.is_due(asyncio.get_running_loop().time()):
             logger.error(
                 "the manager was stopped, but its server goes on: clients are refused with 503, and /live of "
                 "health_router fails. Did an exception end the lifespan of the app, as in a task of a task group "
                 "around its `yield`? Handle it in the task (BackendUnavailable, while Redis is away), and restart this "
                 "process (said once a minute)"
             )
-        return True
 
     async def run(self, seconds: float | None = None) -> None:
         """Drain, or wait for the drain that has begun; cancelling this does not cancel that.
@@ -163,7 +160,8 @@ class Drain:
             is_late = clock() - began >= seconds * SPREAD
             everybody = self._registry.outboxes(EVERYBODY)
             some = list(everybody) if is_late else self._first(everybody, size)
-            self._counters.restarted += self._close(some, RESTARTING)
+            self._counters.restarted += count_open(some)
+            self._close(some, RESTARTING)
             if len(self._registry):
                 await asyncio.sleep(BATCH_SECONDS)
         deadline = max(began + seconds, clock() + min(GRACE_SECONDS, seconds * (1 - SPREAD)))
@@ -191,3 +189,8 @@ class Drain:
                 if len(some) == size:
                     return some
         return some + at_work[: size - len(some)]
+
+
+def count_open(outboxes: Iterable[Outbox]) -> int:
+    """Return how many count as restarted now. Who is being connected does when it was let in, or is refused."""
+    return sum(outbox.connection.is_open for outbox in outboxes)

@@ -1,1 +1,4 @@
-"""From the handshake to the messages that a handler takes. Knows nothing of what is sent, nor of who is let in."""
+"""From the handshake to the messages that a handler takes. Imports nothing of `outbound` or `admission`.
+
+It answers clients through the connection's `Owner`, and asks its outbox, both protocols of `domain/connection.py`.
+"""

@@ -62,7 +62,7 @@ class Inbox:
         _wake(self._consumer)
         _wake(self._producer)
 
-    def give_up(self) -> int:
+    def end_and_drop(self) -> int:
         """End, and drop what is queued; return how many messages that was."""
         count = len(self._queue)
         self._queue.clear()

@@ -166,11 +166,11 @@ class Reader:
         """Take no more messages, and give the queued ones up: this node has ended the connection."""
         if self.state is READING:
             self._end(_GIVEN_UP)
-            self.give_up()
+            self.drop_unhandled()
 
-    def give_up(self) -> None:
-        """Count what came and is not handled any more: its handler has ended, or is to."""
-        if self._inbox is not None and (count := self._inbox.give_up()):
+    def drop_unhandled(self) -> None:
+        """Drop and count what came and is not handled any more: its handler has ended, or is to."""
+        if self._inbox is not None and (count := self._inbox.end_and_drop()):
             self._shared.counters.unhandled_messages += count
             logger.info("%r has ended with %d messages that its handler had not taken", self._connection, count)
 

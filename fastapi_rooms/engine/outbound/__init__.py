@@ -1,1 +1,4 @@
-"""From a message to the bytes on a socket. Knows nothing of what is received, nor of who is let in."""
+"""From a message to the bytes on a socket. Imports nothing of `inbound` or `admission`.
+
+Of what a client sends it knows only how much is still read after a close frame (`closing_handshake.py`).
+"""

@@ -8,6 +8,7 @@ import pytest
 from scripted_redis import LyingRedis, bulk
 from support import until
 
+from fastapi_rooms.backends.redis import link as module
 from fastapi_rooms.backends.redis.link import Link, Pace
 
 PACE = Pace(timeout=0.2, probe_interval=0.05)
@@ -223,6 +224,46 @@ async def test_who_was_replaced_is_left(redis, owner):
     assert set(asked) == {("127.0.0.1", redis.port)}
     assert len(redis.visits) == 4, "both sides have asked anew"
     await link.stop()
+
+
+async def test_a_question_that_fails_as_nobody_expects_does_not_end_the_probes(redis, owner, caplog, monkeypatch):
+    monkeypatch.setattr(module, "FAILURE_PAUSE_SECONDS", 0.01)
+    failures = 0
+
+    async def is_replaced(address):
+        nonlocal failures
+        failures += 1
+        if failures in (2, 3, 4):
+            raise ValueError("no number")
+        return False
+
+    link = Link("redis", redis.dial, PACE, owner, b"probe", is_replaced=is_replaced)
+    await healthy(link)
+    await until(lambda: owner.health == [True, False, True])
+    assert failures >= 5
+    assert link.last_error is None
+    assert len(redis.visits) >= 8, "both sides were connected anew after each failure"
+    (said,) = (record for record in caplog.records if record.levelno == logging.ERROR)
+    assert said.message == "watching redis failed; connecting anew (said once a minute)"
+    assert said.exc_info
+    await link.stop()
+
+
+async def test_a_gap_that_cannot_be_told_does_not_end_the_probes(redis, owner, link, caplog, monkeypatch):
+    monkeypatch.setattr(module, "FAILURE_PAUSE_SECONDS", 0.01)
+
+    def fail(link, since):
+        owner.repairs.append(since)
+        if len(owner.repairs) == 1:
+            raise ZeroDivisionError
+
+    owner.on_repaired = fail
+    await healthy(link)
+    redis.listeners(b"probe")[0].hang_up()
+    await until(lambda: len(owner.repairs) == 2 and link.is_healthy)
+    count = len(redis.published)
+    await until(lambda: len(redis.published) > count + 1, "it probes on")
+    assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
 
 
 async def test_it_can_probe_by_another_channel(redis, owner, link):

@@ -21,6 +21,7 @@ from scripted_redis import LyingRedis, ScriptedRedis
 from support import until
 
 from fastapi_rooms import BackendUnavailable, ConfigurationError, MessageError, MessageType
+from fastapi_rooms.backends.memory import Hub, MemoryBackend
 from fastapi_rooms.backends.redis.channels import Channels
 from fastapi_rooms.backends.redis.publisher import Publisher
 from fastapi_rooms.backends.redis.sync_publisher import SyncPublisher
@@ -259,11 +260,12 @@ async def test_a_call_while_redis_stands_still_fails_in_time_and_is_not_repeated
 
 
 @one_kind_is_enough
-async def test_the_first_call_to_a_redis_that_stands_still_fails_in_time(broker, make):
+@pytest.mark.parametrize("call", [("broadcast", "lost"), ("close_user", "ann")], ids=lambda call: call[0])
+async def test_the_first_call_to_a_redis_that_stands_still_fails_in_time(broker, make, call):
     broker.freeze()
     begin = time.monotonic()
     with pytest.raises(BackendUnavailable):
-        await make(broker.url).call("broadcast", "lost")
+        await make(broker.url).call(*call)
     assert time.monotonic() - begin < DEADLINE
 
 
@@ -364,6 +366,22 @@ async def test_starting_without_redis_says_what_to_do():
         publisher = Publisher(silent.url, settings=some_settings(publish_timeout=0.2))
         with pytest.raises(BackendUnavailable, match=r"no answer within|cannot be reached"):
             await publisher.start()
+
+
+async def test_a_call_of_several_steps_does_not_start_a_second_time():
+    class Away(MemoryBackend):
+        starts = 0
+
+        async def start(self, *args, **options):
+            self.starts += 1
+            raise BackendUnavailable("away")
+
+    backend = Away(Hub())
+    publisher = Publisher(backend)
+    for number in (1, 2):
+        with pytest.raises(BackendUnavailable, match="Redis is not there: "):
+            await publisher.close_user("ann")
+        assert backend.starts == number, "each call tries it once"
 
 
 async def test_calls_at_once_fail_together_when_redis_does_not_answer():

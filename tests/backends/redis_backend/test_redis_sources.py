@@ -6,6 +6,7 @@ import pytest
 import redis
 import redis.sentinel
 from brokers.groups import Sentinels
+from scripted_redis import ScriptedRedis, bulk
 
 from fastapi_rooms import BackendUnavailable, ConfigurationError, Publisher, SyncPublisher
 from fastapi_rooms.backends.redis.places import locate
@@ -93,3 +94,16 @@ def test_a_node_that_is_not_there_is_no_node(index):
         LocalCluster(2).cut(index)
     with pytest.raises(ConfigurationError, match="counted from 0 to 1"):
         LocalCluster(2).restore(index)
+
+
+@pytest.mark.parametrize("named", [bulk(b"one"), bulk(b"127.0.0.1", b"seven"), bulk(b"\xff", b"7"), b":7\r\n"])
+async def test_a_sentinel_that_names_no_address_is_not_followed(named):
+    class Sentinel(ScriptedRedis):
+        def on_command(self, visit, command):
+            visit.say(named)
+
+    async with Sentinel() as sentinel:
+        place = locate(f"redis+sentinel://127.0.0.1:{sentinel.port}/kitchen", 5.0)
+        with pytest.raises(BackendUnavailable, match=f"the Sentinel at 127.0.0.1:{sentinel.port} named no address"):
+            await place.dial()
+        assert not await place.is_replaced(("127.0.0.1", 7)), "nobody else is known"

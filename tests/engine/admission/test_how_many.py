@@ -226,6 +226,79 @@ async def test_of_two_that_come_at_once_one_is_left_whether_the_first_was_answer
     assert is_empty(manager)
 
 
+def hanging() -> Peer:
+    peer = Peer()
+    peer.accepts.clear()
+    return peer
+
+
+async def test_nobody_who_is_open_gives_way_before_the_handshake_of_the_newest_was_answered():
+    told = []
+    hooks = Hooks(
+        connected=lambda one: told.append(("connected", one)),
+        disconnected=lambda end: told.append(("disconnected", end.connection)),
+    )
+    manager = replacing(2, hooks=hooks)
+    peers = [await connected(manager, "a", "ann") for _ in range(2)]
+    first, second = [connection for _, connection in peers]
+    peer = hanging()
+    connecting = asyncio.create_task(manager.connect(peer.websocket, "a", "ann"))
+    await settled()
+    assert manager.get_user_connections("ann") == [first, second]
+    told.clear()
+    peer.accepts.set()
+    third = await connecting
+    await settled()
+    assert manager.get_user_connections("ann") == [second, third]
+    assert told == [("disconnected", first), ("connected", third)], "so that a set of users stays right"
+    assert [peer.close_codes for peer, _ in peers] == [[4509], []]
+    await manager.stop()
+
+
+@pytest.mark.parametrize("ending", ["hangs up", "is cancelled", "is closed"])
+async def test_nobody_gives_way_to_who_goes_during_its_handshake(ending):
+    manager = replacing(1)
+    old_peer, old = await connected(manager, "a", "ann")
+    peer = hanging()
+    connecting = asyncio.create_task(manager.connect(peer.websocket, "a", "ann"))
+    await settled()
+    if ending == "hangs up":
+        peer.accept_error = OSError("the client went")
+    elif ending == "is cancelled":
+        connecting.cancel()
+    else:
+        [opening] = manager._parts.lifecycle.opening
+        await manager.close(opening, 4000)
+    peer.accepts.set()
+    await asyncio.wait([connecting])
+    await settled()
+    assert manager.get_user_connections("ann") == [old]
+    assert (old_peer.close_codes, manager.stats().closed["replaced"]) == ([], 0)
+    await manager.stop()
+    assert is_empty(manager)
+
+
+@pytest.mark.parametrize("is_newest_first", [False, True])
+async def test_whoever_of_a_crowd_is_answered_first_as_many_are_left_as_may_be(is_newest_first):
+    manager = replacing(2)
+    old = [await connected(manager, "a", "ann") for _ in range(2)]
+    crowd = [hanging() for _ in range(5)]
+    connecting = [asyncio.create_task(manager.connect(peer.websocket, "a", "ann")) for peer in crowd]
+    await settled()
+    assert manager.stats().connections == 4, "as many as may be, and so many more that are being connected"
+    for peer in reversed(crowd) if is_newest_first else crowd:
+        peer.accepts.set()
+        await settled()
+        assert manager.stats().connections <= 4
+    await asyncio.wait(connecting)
+    assert [one.websocket for one in manager.get_user_connections("ann")] == [peer.websocket for peer in crowd[-2:]]
+    assert [peer.close_codes for peer, _ in old] == [[4509]] * 2
+    assert [peer.close_codes for peer in crowd] == [[4509]] * 3 + [[]] * 2
+    assert manager.stats().closed["replaced"] == 5
+    await manager.stop()
+    assert is_empty(manager)
+
+
 async def test_nobody_gives_way_to_who_is_refused_and_the_app_is_asked_about_no_more_than_may_be():
     gate = Gate()
     manager = replacing(1, authorize_join=gate.ask)

@@ -313,6 +313,7 @@ async def test_who_comes_to_the_end_of_the_handshake_when_the_node_was_stopped_i
     await settled()
     assert [(one.reason, one.user_id) for one in told] == [("draining", "ann")]
     assert counted(manager.stats().refused) == {"draining": 1}
+    assert counted(manager.stats().closed) == {}, "it is counted once"
     assert peer.events == []
 
 

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from support import until
 
 from engine.fakes import connected, is_empty, run_clocked
 from fastapi_rooms import ConnectionEnded, ConnectionManager, RoomsSettings
@@ -44,8 +45,9 @@ async def test_a_task_that_is_done_in_its_grace_leaves_no_timer(manager):
 async def test_a_connection_that_has_ended_starts_no_task(manager):
     _, connection = await connected(manager)
     manager.disconnect(connection)
-    with pytest.raises(ConnectionEnded):
+    with pytest.raises(ConnectionEnded) as error:
         connection.start_task(forever())
+    assert error.value.connection is connection
 
 
 async def test_all_tasks_end_with_the_manager(manager):
@@ -71,7 +73,53 @@ async def test_a_task_that_fails_after_its_connection_has_ended_is_logged(manage
     await asyncio.sleep(0)
     [record] = caplog.records
     assert record.exc_info[0] is ValueError
+    assert record.getMessage().endswith("failed when it had ended"), "nobody is closed"
     assert connection.close_code == 4000
+
+
+async def push(connection, go):
+    while True:
+        await connection.send("news")
+        await go.wait()
+
+
+async def push_twice(connection, go):
+    async with asyncio.TaskGroup() as group:
+        for _ in range(2):
+            group.create_task(push(connection, go))
+
+
+async def push_more(connection, go):
+    async with asyncio.TaskGroup() as group:
+        group.create_task(push_twice(connection, go))
+        group.create_task(push(connection, go))
+
+
+@pytest.mark.parametrize("pushes", [push, push_twice, push_more])
+async def test_a_task_that_finds_its_client_gone_ends_quietly_also_in_groups(manager, caplog, pushes):
+    peer, connection = await connected(manager)
+    go = asyncio.Event()
+    task = connection.start_task(pushes(connection, go))
+    await until(lambda: peer.texts)
+    manager.disconnect(connection)
+    go.set()
+    await asyncio.wait([task])
+    await asyncio.sleep(0)
+    assert task.exception() is not None
+    assert caplog.records == []
+
+
+async def test_a_group_with_another_error_in_it_is_a_failure(manager, caplog):
+    _, connection = await connected(manager)
+
+    async def fail():
+        raise ExceptionGroup("a task group", [ConnectionEnded("somebody"), ValueError("a bug")])
+
+    await asyncio.wait([connection.start_task(fail())])
+    await asyncio.sleep(0)
+    [record] = caplog.records
+    assert record.getMessage().endswith("failed: the client is closed with 1011")
+    assert connection.close_code == 1011
 
 
 async def test_a_task_may_stop_the_manager(manager):

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import pytest
 from starlette.exceptions import WebSocketException
-from support import until
+from support import counted, until
 
 from engine.fakes import ImmediateWire, Peer, WaitingWire, is_empty, run_clocked, settled
 from engine.scripted import ScriptedBackend
@@ -415,8 +415,26 @@ def test_whose_handshake_is_being_answered_gets_its_close_frame_behind_the_answe
         await draining
         assert now() == pytest.approx(1, abs=0.2)
         await manager.stop()
+        assert counted(manager.stats().closed) == {"restart": 1}
+        assert counted(manager.stats().refused) == {}
 
     run_clocked(main)
+
+
+@pytest.mark.parametrize("ending", ["drain", "stop"])
+async def test_who_goes_during_its_handshake_while_a_node_is_stopped_was_not_closed(manager, ending):
+    peer = Peer()
+    peer.accepts.clear()
+    peer.accept_error = OSError("the client went")
+    connecting = asyncio.create_task(manager.connect(peer.websocket, "room"))
+    await settled()
+    ends = asyncio.create_task(manager.drain(5) if ending == "drain" else manager.stop())
+    await until(lambda: manager.stats().connections == 0)
+    peer.accepts.set()
+    with pytest.raises(OSError, match="went"):
+        await connecting
+    await ends
+    assert counted(manager.stats().closed) == {}
 
 
 async def test_who_was_past_the_gate_when_it_began_is_refused_too():

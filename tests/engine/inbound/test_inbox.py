@@ -96,7 +96,7 @@ async def test_what_was_put_before_the_end_can_still_be_taken():
 async def test_giving_up_drops_and_counts_what_is_queued():
     box = inbox()
     box.put("a", 1)
-    assert (box.give_up(), box.give_up()) == (1, 0)
+    assert (box.end_and_drop(), box.end_and_drop()) == (1, 0)
     assert await box.get() is None
     assert not box.is_full
 
@@ -105,7 +105,7 @@ async def test_what_has_ended_may_be_given_up():
     box = inbox()
     box.put("a", 1)
     box.end()
-    assert box.give_up() == 1
+    assert box.end_and_drop() == 1
     assert await box.get() is None
 
 
@@ -116,7 +116,7 @@ async def test_nothing_is_let_in_after_the_end():
     assert await box.get() is None
 
 
-@pytest.mark.parametrize("end", [Inbox.end, Inbox.give_up])
+@pytest.mark.parametrize("end", [Inbox.end, Inbox.end_and_drop])
 async def test_the_end_wakes_whoever_waits(end):
     empty, full = inbox(), inbox(1)
     full.put("a", 1)

@@ -11,6 +11,7 @@ from engine.fakes import connected, is_empty, run_clocked, settled
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.incoming import Decoder
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.sessions import sessions_of
 
@@ -191,19 +192,25 @@ def test_a_client_that_sends_faster_than_its_handler_works_is_closed_when_its_ti
     run_clocked(main)
 
 
-def test_who_was_found_gone_while_its_inbox_was_full_is_not_closed_for_that():
+@pytest.mark.parametrize("is_written_to", [True, False])
+def test_who_went_while_its_inbox_was_full_is_not_closed_for_that(caplog, is_written_to):
     async def main():
-        manager = ConnectionManager(RoomsSettings(inbox_messages=2, inbox_timeout=5))
+        ends = []
+        hooks = Hooks(disconnected=lambda end: ends.append(end.code))
+        manager = ConnectionManager(RoomsSettings(inbox_messages=2, inbox_timeout=5), hooks=hooks)
         peer, connection = await connected(manager)
         messages = connection.messages(str)
         for number in range(5):
             peer.say(str(number))
         assert await anext(messages) == "0"
-        peer.send_error = OSError("reset")
-        await manager.broadcast("x")
+        peer.transport.closing = True
+        if is_written_to:
+            await manager.broadcast("x")
         await asyncio.sleep(6)
         assert not connection.is_open
         assert sum(manager.stats().closed.values()) == 0
+        assert (connection.close_code, ends) == (1006, [1006])
+        assert not [record for record in caplog.records if "closed with 1013" in record.getMessage()]
         await manager.stop()
 
     run_clocked(main)
