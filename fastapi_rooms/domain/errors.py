@@ -21,11 +21,28 @@ class MessageError(RoomsError, ValueError):
 class RefusedError(RoomsError):
     """A client asked for what it may not have. Escaping from a `ws_route` message handler it becomes an error frame.
 
+    Args:
+        args: What the log says; the client is not told.
+        code: In place of that of the class.
+        data: What the client is told beside the code; anything that becomes JSON.
+
     Attributes:
         code: What the client is told: an `ErrorCode`, or a `str` of your own.
+        data: What it is told beside it; None: nothing.
     """
 
     code: str = ErrorCode.REFUSED
+
+    def __init__(self, *args: object, code: str | None = None, data: Any = None) -> None:
+        super().__init__(*args)
+        if code is not None:
+            self.code = code
+        self.data = data
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What the error frame has beside the code."""
+        return {} if self.data is None else {"data": self.data}
 
 
 class InvalidName(RefusedError, ValueError):  # noqa: N818 - says what it is
@@ -35,9 +52,22 @@ class InvalidName(RefusedError, ValueError):  # noqa: N818 - says what it is
 
 
 class JoinRefused(RefusedError):  # noqa: N818 - says what happened
-    """A connection may not join a room: the app's `authorize_join` said no."""
+    """A connection may not join a room: the app's `authorize_join` said no.
+
+    Attributes:
+        room: Which, where that is known; the client is told, since it may have asked for several.
+    """
 
     code = ErrorCode.JOIN_REFUSED
+
+    def __init__(self, *args: object, room: str | None = None, code: str | None = None, data: Any = None) -> None:
+        super().__init__(*args, code=code, data=data)
+        self.room = room
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What the error frame has beside the code."""
+        return super().details if self.room is None else {"room": self.room, **super().details}
 
 
 class TooManyRooms(JoinRefused):

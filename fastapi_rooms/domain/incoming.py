@@ -6,7 +6,7 @@ from types import UnionType
 from typing import Annotated, Any, NewType, Union, get_args, get_origin
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, to_json
+from pydantic_core import ErrorDetails, from_json, to_json
 
 from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.messages import Message, encode
@@ -19,6 +19,10 @@ MAX_LOC_PARTS = 16
 """How many steps of a location are reported: a type that holds itself has locations of any length."""
 MAX_LOC_CHARS = 400
 """How many characters of a location are reported."""
+REFERENCE_KEYS = ("id", "ref")
+"""By which of its keys a client's message can be known again; error frames that answer it carry them."""
+MAX_REFERENCE_CHARS = 200
+MAX_REFERENCE_BITS = 64
 MAX_REPORT_BYTES = 4096
 """How large a report may become by one more error: clients choose what they send, and get this back."""
 
@@ -205,6 +209,29 @@ def _text(detail: ErrorDetails) -> str:
         context = detail["ctx"]
         return f"Input tag found using {context['discriminator']} should be one of {context['expected_tags']}"
     return detail["msg"]
+
+
+def reference_in(payload: str | bytes | None) -> dict[str, str | int]:
+    """Return the `id` and the `ref` of a message, by which its sender knows which one an answer is about.
+
+    None of both, and what is no text and no number, or longer than a reference is, are left out.
+    """
+    if payload is None:
+        return {}
+    try:
+        message = from_json(payload)
+    except (ValueError, TypeError):  # a TypeError: of a text that no UTF-8 can carry
+        return {}
+    if not isinstance(message, dict):
+        return {}
+    found = {key: message[key] for key in REFERENCE_KEYS if key in message}
+    return {key: value for key, value in found.items() if _is_reference(value)}
+
+
+def _is_reference(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= MAX_REFERENCE_CHARS
+    return isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= MAX_REFERENCE_BITS
 
 
 def error_message(code: str, **details: Any) -> Message:

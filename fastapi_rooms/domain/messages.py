@@ -127,11 +127,19 @@ def _bytes(message: Any) -> Message:
     raise MessageError(f"BYTES takes bytes, not {_kind(message)}: use MessageType.JSON, or None to infer it")
 
 
+_RECIPIENTS = frozenset({"Connection", "WebSocket"})
+
+
 def _json(message: Any) -> Message:
     try:
         # NaN and the infinities become null, as pydantic's models and JavaScript have it: JSON has no word for them.
         return Message(to_json(message, inf_nan_mode="null"), is_text=True)
     except (ValueError, TypeError, RecursionError) as error:
+        if type(message).__name__ in _RECIPIENTS:
+            raise MessageError(
+                f"the message is a {_kind(message)}: the arguments are the other way round. Who it is for comes first, "
+                "as in send_personal(connection, message)"
+            ) from error
         raise MessageError(
             f"{_kind(message)} cannot be encoded as JSON: {error}. Send a str, bytes, or something that pydantic can "
             "serialise (models, dataclasses, built-in types)"

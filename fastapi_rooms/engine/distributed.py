@@ -28,7 +28,7 @@ from fastapi_rooms.domain.revocation import Revocation
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.admission.admission import AuthorizeJoin, Limiter
-from fastapi_rooms.engine.hooks import Hooks
+from fastapi_rooms.engine.hooks import Hooks, check_hook
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.many_nodes import ManyNodes
 from fastapi_rooms.engine.references import NOBODY
@@ -91,6 +91,8 @@ class DistributedWebSocketManager(ConnectionManager):
         super().__init__(settings, authorize_join=authorize_join, limiter=limiter, hooks=hooks)
         self._backend = redis_url if isinstance(redis_url, Backend) else RedisBackend(redis_url, self.settings)
         self._parts.revoked.store = self.store
+        if on_gap is not None:
+            check_hook("on_gap", on_gap, 1)
         self._on_gap = on_gap
         self._node_id = ""  # made by each start; empty before the first
         self._runs_on: asyncio.AbstractEventLoop | None = None  # from start to stop

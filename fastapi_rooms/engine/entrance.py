@@ -71,6 +71,12 @@ class Entrance:
         await self._lifecycle.wait_until_opened(connection)
         if connection._phase is not Phase.OPEN:
             raise NotConnectedError("this WebSocket has ended: a client that comes again is a new WebSocket")
+        if user_id is not None and user_id != connection.user_id:
+            whose = "of nobody" if connection.user_id is None else "of another user"
+            raise ConfigurationError(
+                f"this connection is open already, and {whose}: a user_id is given at the first connect, and stays. In "
+                "a ws_route that is its `user_id=`"
+            )
         return connection, False
 
     def forget(self, connection: Connection, owner: Owner) -> Connection | None:

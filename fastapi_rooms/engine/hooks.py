@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket
 from fastapi_rooms.domain.backend_state import Gap
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.domain.functions import check_takes, yields
 from fastapi_rooms.domain.refusal import Refusal
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.tasks import end_tasks
@@ -84,8 +85,24 @@ class Hooks:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             hook = getattr(self, name)
-            if hook is not None and not callable(hook):
-                raise ConfigurationError(f"the hook {name!r} takes a function, not {hook!r}")
+            if hook is not None:
+                check_hook(f"the hook {name!r}", hook, _ARGUMENTS.get(name, 1))
+
+
+_ARGUMENTS = {"joined": 2, "left": 2}
+
+
+def check_hook(name: str, hook: object, count: int) -> None:
+    """Check that a hook does something when it is called as it will be.
+
+    Raises:
+        ConfigurationError: It is no function, does not take so many arguments, or yields.
+    """
+    if not callable(hook):
+        raise ConfigurationError(f"{name} takes a function, not {hook!r}")
+    if yields(hook):
+        raise ConfigurationError(f"{name} would do nothing, since {hook!r} yields: write it without `yield`")
+    check_takes(hook, (None,) * count, f"{name} is called with {count} argument{'s' if count > 1 else ''}")
 
 
 AGAIN_AFTER = (0.5, 1, 2, 4, 8, 16)

@@ -145,7 +145,7 @@ class ConnectionManager(DeprecatedNames):
         Raises:
             HandshakeRefused: It may not connect: an HTTP status, since nothing was accepted.
             WebSocketException: It may not connect, but the app has accepted it.
-            ConfigurationError: Another manager holds the socket.
+            ConfigurationError: Another manager holds the socket, or it is open as somebody else.
             NotConnectedError: The socket has ended.
             Exception: Whatever the server raises when the client went during the handshake.
         """

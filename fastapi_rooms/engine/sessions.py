@@ -152,7 +152,7 @@ class Sessions:
         self.reader(connection).start()
         return self.received(connection, decoder_for(message_type))
 
-    def received(self, connection: Connection, decoder: Decoder) -> AsyncIterator[Any]:
+    def received(self, connection: Connection, decoder: Decoder) -> Received:
         """Iterate over what a client sends.
 
         Whoever waits for the next message reads by itself, unless the reader was started, and is to be cancelled when

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.error_code import ErrorCode
 from fastapi_rooms.domain.errors import BackendUnavailable, ConnectionEnded, RefusedError, tells_of_end
-from fastapi_rooms.domain.incoming import Decoder, error_message
+from fastapi_rooms.domain.incoming import Decoder, error_message, reference_in
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.outbound.in_context import run_in_context
@@ -61,7 +61,8 @@ class Handler:
             await self._call(connection, values)
             return
         before = copy_context()
-        async for message in sessions_of(manager).received(connection, self._decoder):
+        received = sessions_of(manager).received(connection, self._decoder)
+        async for message in received:
             values[name] = message
             try:
                 if not _is_as(before):  # an earlier message has set a variable: this one must not find it
@@ -79,14 +80,16 @@ class Handler:
                     raise
             except RefusedError as error:
                 logger.debug("%r was refused: %.200r", connection, error)  # clients decide how often
-                await manager.send_personal(connection, error_message(error.code))
+                told = error_message(error.code, **error.details, **reference_in(received.handled))
+                await manager.send_personal(connection, told)
             except BackendUnavailable as error:
                 # Members on this node were served, and the client may try again: no reason to close.
                 if self._unavailable_said.is_due(asyncio.get_running_loop().time()):
                     logger.info(
                         "%r was told that other nodes are out of reach: %s (said once a minute)", connection, error
                     )
-                await manager.send_personal(connection, error_message(ErrorCode.UNAVAILABLE))
+                told = error_message(ErrorCode.UNAVAILABLE, **reference_in(received.handled))
+                await manager.send_personal(connection, told)
             values[name] = message = result = None  # a connection that waits keeps no message # noqa: PLW2901
 
     def _may_go_on(self, connection: Connection, error: Exception) -> bool:

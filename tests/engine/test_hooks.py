@@ -496,3 +496,31 @@ async def test_a_hook_that_stops_the_manager_is_not_waited_for_by_that_stop(how)
     await asyncio.wait_for(stopped.wait(), 5)
     assert not manager.is_draining
     await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+
+def takes_nothing():
+    raise AssertionError("it is never called")
+
+
+async def yields(one):
+    yield one
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "said"),
+    [
+        ("connected", takes_nothing, r"the hook 'connected' is called with 1 argument, but takes_nothing\(\)"),
+        ("joined", lambda connection: None, "the hook 'joined' is called with 2 arguments"),
+        ("left", lambda connection, room, more: None, "the hook 'left' is called with 2 arguments"),
+        ("disconnected", yields, "the hook 'disconnected' would do nothing, since .* yields"),
+        ("gap", 7, "the hook 'gap' takes a function, not 7"),
+    ],
+)
+def test_a_hook_that_cannot_be_called_is_refused_when_it_is_made(name, wrong, said):
+    with pytest.raises(ConfigurationError, match=said):
+        Hooks(**{name: wrong})
+
+
+@pytest.mark.parametrize("fine", [print, lambda *anything: None, lambda one, two=2: None])
+def test_a_hook_may_take_more_than_it_is_given(fine):
+    assert Hooks(connected=fine, joined=fine).joined is fine

@@ -72,12 +72,31 @@ async def test_a_socket_that_the_app_has_accepted_is_not_accepted_again(manager)
 async def test_connecting_twice_gives_the_same_connection_and_joins_the_room(manager):
     peer = Peer()
     first = await manager.connect(peer.websocket, "a", "ann", {"a": 1})
-    second = await manager.connect(peer.websocket, "b", "bob", {"b": 2})
+    second = await manager.connect(peer.websocket, "b", "ann", {"b": 2})
     third = await manager.connect(peer.websocket)
     assert first is second is third
     assert (first.user_id, first.rooms, first.metadata) == ("ann", {"a", "b"}, {"a": 1})
     assert len(peer.events) == 1
     assert manager.active_connections == 1
+
+
+@pytest.mark.parametrize(("first", "whose"), [(None, "of nobody"), ("bob", "of another user")])
+async def test_who_it_is_is_said_at_the_first_connect(manager, first, whose):
+    peer = Peer()
+    connection = await manager.connect(peer.websocket, user_id=first)
+    with pytest.raises(ConfigurationError, match=f"open already, and {whose}"):
+        await manager.connect(peer.websocket, "a", user_id="ann")
+    assert (connection.user_id, connection.rooms, connection.is_open) == (first, frozenset(), True)
+    assert await manager.connect(peer.websocket, "a", user_id=first) is connection
+
+
+async def test_a_message_that_is_a_connection_says_that_the_arguments_are_the_other_way_round(manager):
+    peer, connection = await connected(manager)
+    for recipient in (connection, peer.websocket):
+        with pytest.raises(MessageError, match="the arguments are the other way round"):
+            await manager.send_personal("hello", recipient)
+        with pytest.raises(MessageError, match="the arguments are the other way round"):
+            await manager.broadcast_to_room("a", recipient)
 
 
 async def test_connecting_concurrently_accepts_once_and_gives_the_same_connection(manager):

@@ -87,7 +87,7 @@ async def test_the_room_of_a_route_and_every_other_is_asked_for(stage, wire, for
         assert rooms.manager.stats().connections == 0
         async with server.client("/ws/open") as client:
             await client.send("secret")
-            assert await client.receive_json() == REFUSED
+            assert await client.receive_json() == {**REFUSED, "room": "secret"}
             await client.send("other")
             assert await client.receive_json() == ["open", "other"], "the socket stays"
             assert rooms.manager.active_rooms == ["open", "other"]
@@ -143,7 +143,7 @@ async def test_further_parameters_are_solved_like_those_of_a_handler(rooms, stag
             await client.send("b")
             assert await client.receive_json() == ["a", "b"]
             await client.send("c")
-            assert await client.receive_json() == REFUSED
+            assert await client.receive_json() == {**REFUSED, "room": "c"}
             assert member.told == ["solved"], "once, and kept for as long as the connection"
         await until(lambda: member.told == ["solved", "cleaned up"])
         assert asked == [("ann", room, "acme", "tenant acme", True, 7) for room in "abc"]
@@ -231,7 +231,7 @@ async def test_a_route_without_a_room_of_its_own_asks_for_each(rooms, stage):
     add_chat(rooms, "/ws", room=None, authorize_join=lambda connection, room: room == "a")
     async with stage.plays(rooms) as server, server.client("/ws") as client:
         await client.send("b")
-        assert await client.receive_json() == REFUSED
+        assert await client.receive_json() == {**REFUSED, "room": "b"}
         await client.send("a")
         assert await client.receive_json() == ["a"]
 
@@ -243,7 +243,7 @@ async def test_one_room_too_many_and_names_that_are_none_are_error_frames(stage,
         await client.send("b")
         await client.receive_json()
         await client.send("c")
-        assert await client.receive_json() == {"type": "error", "code": "too_many_rooms"}
+        assert await client.receive_json() == {"type": "error", "code": "too_many_rooms", "room": "c"}
         for name in ("", "a\nb", "x" * 256, "\u2028", "e\u0301"):
             await client.send(name)
             assert await client.receive_json() == {"type": "error", "code": "invalid_name"}

@@ -22,9 +22,11 @@ from fastapi_rooms import (
     Incoming,
     ManagerDep,
     MessageType,
+    RefusedError,
     RoomsExtension,
     RoomsSettings,
 )
+from fastapi_rooms.domain.incoming import reference_in
 
 
 class Say(BaseModel):
@@ -852,3 +854,51 @@ async def test_an_async_function_that_returns_a_generator_streams_it(stage, room
     async with stage.plays(rooms) as server, server.client("/ws") as client:
         await client.send("3")
         assert [await client.receive() for _ in range(3)] == ["0", "1", "2"]
+
+
+class Order(BaseModel):
+    what: str
+
+
+@pytest.mark.parametrize(
+    ("sent", "echoed"),
+    [
+        ({"what": "known", "id": 7}, {"id": 7}),
+        ({"what": "known", "ref": "a-1", "id": "b"}, {"id": "b", "ref": "a-1"}),
+        ({"what": "known"}, {}),
+        ({"what": "known", "id": True, "ref": [1]}, {}),
+        ({"what": "known", "id": "x" * 201, "ref": 1 << 64}, {}),
+        ({"id": 7}, {"id": 7}),
+        (["known", 7], {}),
+        ("what", {}),
+    ],
+)
+async def test_an_error_frame_says_which_message_it_answers_and_what_about(stage, rooms, sent, echoed):
+    @rooms.ws_route("/ws")
+    async def handle(message: Incoming[Order]) -> None:
+        raise RefusedError("the log's business", code="sold_out", data={"left": 0})
+
+    async with stage.plays(rooms) as server, server.client("/ws") as client:
+        for _ in range(2):
+            await client.send(sent)
+            told = await client.receive_json()
+            if isinstance(sent, dict) and "what" in sent:
+                assert told == {"type": "error", "code": "sold_out", "data": {"left": 0}, **echoed}
+            else:
+                assert told.pop("errors")
+                assert told == {"type": "error", "code": "invalid_message", **echoed}
+
+
+async def test_what_is_no_json_has_no_reference_and_one_message_has_not_that_of_another(stage, rooms):
+    @rooms.ws_route("/ws")
+    async def handle(message: Incoming[Order | bytes]) -> None:
+        raise RefusedError
+
+    async with stage.plays(rooms) as server, server.client("/ws") as client:
+        for sent, echoed in ((b'{"id": 1}', {"id": 1}), (b"\xff", {}), ('{"what": "x", "id": 2}', {"id": 2})):
+            await client.send(sent)
+            assert await client.receive_json() == {"type": "error", "code": "refused", **echoed}
+
+
+def test_a_message_that_is_not_there_has_no_reference():
+    assert reference_in(None) == {}

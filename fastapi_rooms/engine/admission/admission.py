@@ -13,6 +13,7 @@ from starlette.websockets import WebSocket
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.errors import ConfigurationError, InvalidName, JoinRefused, RefusedError, TooManyRooms
+from fastapi_rooms.domain.functions import check_takes
 from fastapi_rooms.domain.http_origin import check_allowed, is_allowed, likely_cause
 from fastapi_rooms.domain.names import check_name
 from fastapi_rooms.domain.refusal import Refusal
@@ -20,7 +21,7 @@ from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.admission.handshake_refused import refuse
 from fastapi_rooms.engine.admission.places import Places
-from fastapi_rooms.engine.admission.questions import check_answers, check_takes_two
+from fastapi_rooms.engine.admission.questions import check_answers
 from fastapi_rooms.engine.hooks import Announcer, Hooks, Refused
 
 logger = logging.getLogger("fastapi_rooms")
@@ -79,14 +80,15 @@ class Admission:
         self._announcer = announcer
         if authorize_join is not None:
             check_answers(authorize_join, "authorize_join")
-            check_takes_two(
+            check_takes(
                 authorize_join,
+                (None, ""),
                 "authorize_join is called with a connection and a room",
                 ". Only that of a route, `ws_route(authorize_join=...)`, may take dependencies beside them",
             )
         if limiter is not None:
             check_answers(limiter, "limiter")
-            check_takes_two(limiter, 'limiter is called with a connection and "connect" or "message"')
+            check_takes(limiter, (None, ""), 'limiter is called with a connection and "connect" or "message"')
         self._authorize_join = authorize_join
         self._limiter = limiter
         self._drains_for = drains_for
@@ -95,6 +97,7 @@ class Admission:
         self._limiter_said = Seldom()
         self._join_said = Seldom()
         self._names_said = Seldom()
+        self._none_said = False
         # About whom the app is asked before they connect. The event, if somebody waits for it, is set afterwards.
         self._asking: dict[Connection, asyncio.Event | None] = {}
 
@@ -266,7 +269,8 @@ class Admission:
             self.note_refusal(connection.websocket, Refusal.MAX_ROOMS, connection.user_id, room)
             raise TooManyRooms(
                 f"the connection is in {limit} rooms: leave one first, or raise "
-                "RoomsSettings(max_rooms_per_connection=...)"
+                "RoomsSettings(max_rooms_per_connection=...)",
+                room=room,
             )
 
     def _check_drain(self, websocket: WebSocket) -> None:
@@ -293,13 +297,16 @@ class Admission:
                 if inspect.isawaitable(answer):
                     answer = await answer
         except RefusedError as error:
-            raise JoinRefused("authorize_join said no") from error
+            raise JoinRefused("authorize_join said no", room=room) from error
         except Exception as error:
             if self._join_said.is_due(asyncio.get_running_loop().time()):
                 logger.warning("authorize_join failed, which means no (said once a minute)", exc_info=error)
-            raise JoinRefused("authorize_join failed, which means no") from error
+            raise JoinRefused("authorize_join failed, which means no", room=room) from error
+        if answer is None and not self._none_said:
+            self._none_said = True
+            logger.warning("authorize_join returned None, which means no: return True to let somebody in (said once)")
         if not answer:
-            raise JoinRefused("authorize_join said no")
+            raise JoinRefused("authorize_join said no", room=room)
 
     def _refuse(
         self,

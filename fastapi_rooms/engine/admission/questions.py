@@ -1,11 +1,10 @@
 """Whether what an app passes in can be asked, found out before anybody is."""
 
-import inspect
-from collections.abc import Callable
 from functools import partial
 from typing import get_origin
 
 from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.domain.functions import yields
 
 _TYPING = frozenset({"typing", "types", "typing_extensions"})
 """Where what stands for a type comes from: much of it can be called, and answers nothing."""
@@ -25,26 +24,5 @@ def check_answers(function: object, name: str) -> None:
         raise ConfigurationError(f"{name} takes a function, not {function!r}")
     while isinstance(function, partial):
         function = function.func
-    called = function if inspect.isroutine(function) else type(function).__call__
-    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+    if yields(function):
         raise ConfigurationError(f"{name} is asked a question, but {function!r} yields: write `return` in it")
-
-
-def check_takes_two(function: Callable[..., object], takes: str, advice: str = "") -> None:
-    """Check that a function can be called with two arguments.
-
-    Args:
-        function: The function.
-        takes: What it is called with, for the error.
-        advice: What else there is to say.
-
-    Raises:
-        ConfigurationError: It cannot.
-    """
-    name = getattr(function, "__name__", repr(function))
-    try:
-        inspect.signature(function).bind(None, "")
-    except TypeError as error:
-        raise ConfigurationError(f"{takes}, but {name}(): {error}{advice}") from error
-    except ValueError:
-        return  # written in C: nobody knows what it takes

@@ -13,7 +13,7 @@ from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection, Phase
 from fastapi_rooms.domain.error_code import ErrorCode
 from fastapi_rooms.domain.errors import ConfigurationError
-from fastapi_rooms.domain.incoming import Decoder, InvalidMessageError, error_message
+from fastapi_rooms.domain.incoming import Decoder, InvalidMessageError, error_message, reference_in
 from fastapi_rooms.domain.messages import BARE_PONG, PONG, Message, MessageType, is_bare_control, is_control, is_pong
 from fastapi_rooms.engine.inbound.inbox import Payload
 from fastapi_rooms.engine.inbound.reader import NOBODY, READING, Reader
@@ -23,7 +23,7 @@ from fastapi_rooms.engine.inbound.readers import AskLimiter, Readers
 class Received(AsyncIterator[Any]):
     """Yields what fits, answers what does not, ends with the client."""
 
-    __slots__ = ("_connection", "_decoder", "_invalid_in_a_row", "_reader", "_readers")
+    __slots__ = ("_connection", "_decoder", "_invalid_in_a_row", "_reader", "_readers", "handled")
 
     def __init__(self, connection: Connection, reader: Reader, decoder: Decoder, readers: Readers) -> None:
         self._connection = connection
@@ -31,6 +31,7 @@ class Received(AsyncIterator[Any]):
         self._decoder = decoder
         self._readers = readers
         self._invalid_in_a_row = 0
+        self.handled: Payload | None = None  # the message that was handed on last, until the next one is asked for
 
     async def __anext__(self) -> Any:  # noqa: C901, PLR0912 - one frame on purpose, see above
         reader = self._reader
@@ -39,6 +40,7 @@ class Received(AsyncIterator[Any]):
                 "two iterators wait for the messages of one connection: iterate once, and hand on what comes"
             )
         event: MutableMapping[str, Any] | None
+        self.handled = None
         try:
             while True:
                 if reader.task is not None or reader.state is not READING:
@@ -75,6 +77,7 @@ class Received(AsyncIterator[Any]):
                         continue
                     break
                 self._invalid_in_a_row = 0
+                self.handled = payload
                 return value
         finally:
             reader.wait_no_more()
@@ -106,7 +109,8 @@ class Received(AsyncIterator[Any]):
             return True
         self._readers.counters.invalid_messages += 1
         self._invalid_in_a_row += 1
-        await self._reader.answer(error_message(ErrorCode.INVALID_MESSAGE, errors=error.errors))
+        told = error_message(ErrorCode.INVALID_MESSAGE, errors=error.errors, **reference_in(payload))
+        await self._reader.answer(told)
         if self._invalid_in_a_row < self._readers.settings.max_invalid_messages:
             return True
         self._readers.counters.unreadable += self._connection.is_open

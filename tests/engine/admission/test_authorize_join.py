@@ -196,8 +196,9 @@ async def test_of_two_connects_at_once_the_first_says_who_it_is_and_each_room_is
     peer = Peer()
     first = asyncio.create_task(manager.connect(peer.websocket, "a", "ann", {"is": "first"}))
     await until(lambda: gate.asked)
-    second = asyncio.create_task(manager.connect(peer.websocket, "b", "bob", {"is": "second"}))
-    third = asyncio.create_task(manager.connect(peer.websocket, "c", "cid"))
+    second = asyncio.create_task(manager.connect(peer.websocket, "b", "ann", {"is": "second"}))
+    third = asyncio.create_task(manager.connect(peer.websocket, "c"))
+    other = asyncio.create_task(manager.connect(peer.websocket, "d", "bob"))
     await settled()
     gate.answer(YES)
     connection = await first
@@ -209,6 +210,8 @@ async def test_of_two_connects_at_once_the_first_says_who_it_is_and_each_room_is
     with pytest.raises(JoinRefused):
         await second
     assert await third is connection
+    with pytest.raises(ConfigurationError, match="open already, and of another user"):
+        await other
     assert (connection.user_id, connection.rooms) == ("ann", {"a", "c"})
     assert manager.get_user_connections("bob") == []
     assert [event["type"] for event in peer.events] == ["websocket.accept"]
@@ -286,3 +289,17 @@ def test_what_nobody_knows_the_arguments_of_is_believed():
 
     assert ConnectionManager(authorize_join=Opaque()).active_connections == 0
     assert ConnectionManager(authorize_join=max).active_connections == 0
+
+
+async def test_one_that_answers_nothing_means_no_and_that_is_said_once(caplog):
+    async def forgets_to_answer(connection, room):
+        """Look something up, and return nothing."""
+
+    manager = ConnectionManager(authorize_join=forgets_to_answer)
+    _, connection = await connected(manager)
+    for _ in range(2):
+        with pytest.raises(JoinRefused):
+            await manager.join_room(connection, "a")
+    [said] = [record.getMessage() for record in caplog.records]
+    assert "authorize_join returned None, which means no: return True" in said
+    await manager.stop()
