@@ -201,7 +201,7 @@ class DistributedWebSocketManager(ConnectionManager):
             ) from error
 
     def _many_nodes(self) -> ManyNodes:
-        return ManyNodes(self._follow, self._unfollow, self._recheck)
+        return ManyNodes(self._follow, self._unfollow, self._recheck, lambda: self.status)
 
     async def _follow(self, targets: Collection[Target]) -> None:
         self._check_started()
@@ -288,9 +288,6 @@ class DistributedWebSocketManager(ConnectionManager):
         assert connection.user_id is not None, "whoever is the first of a user has one"
         await self._parts.revoked.look_up(connection.user_id)
         self._parts.entrance.check_not_revoked(connection)
-
-    def _backend_status(self) -> BackendStatus:
-        return self.status
 
 
 class _Ear:

@@ -20,8 +20,9 @@ from fastapi_rooms.engine.endings.timekeeper import LATE_SECONDS, OLD_AGE, Timek
 from fastapi_rooms.engine.hooks import Announcer, Disconnected, Hooks
 from fastapi_rooms.engine.many_nodes import ManyNodes
 from fastapi_rooms.engine.outbound.ended import ENDED
+from fastapi_rooms.engine.outbound.failed_write import FAILED
 from fastapi_rooms.engine.outbound.flusher import Flusher
-from fastapi_rooms.engine.outbound.outbox import FAILED, Outbox
+from fastapi_rooms.engine.outbound.outbox import Outbox
 from fastapi_rooms.engine.outbound.wire_choice import choose_wire
 
 if TYPE_CHECKING:

@@ -1,8 +1,9 @@
-"""What a manager of many nodes does in the middle of a connection's life."""
+"""What a manager of many nodes does in the middle of a connection's life, and knows of the others."""
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
+from fastapi_rooms.domain.backend_state import BackendStatus
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.envelope import Target
 from fastapi_rooms.domain.registry import Left
@@ -18,6 +19,8 @@ class ManyNodes:
     """Stops hearing about what has no connections here any more."""
     recheck: Callable[[Connection], Awaitable[None]]
     """Looks again, when nothing is missed any more, whether a user may come in. Raises `HandshakeRefused` if not."""
+    status: Callable[[], BackendStatus | None]
+    """Whether this node hears the others and is heard; None: there are no others."""
 
 
 async def _follow_nobody(targets: Collection[Target]) -> None:
@@ -32,5 +35,9 @@ async def _know_all(connection: Connection) -> None:
     pass
 
 
-ONE_NODE = ManyNodes(_follow_nobody, _unfollow_nobody, _know_all)
+def _have_no_status() -> None:
+    pass
+
+
+ONE_NODE = ManyNodes(_follow_nobody, _unfollow_nobody, _know_all, _have_no_status)
 """There are no others: nothing is missed."""

@@ -12,6 +12,7 @@ from fastapi_rooms.domain.errors import ConfigurationError
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.domain.stats import Stats
 from fastapi_rooms.engine.admission.admission import Admission, AuthorizeJoin, Limiter
 from fastapi_rooms.engine.admission.places import Places
 from fastapi_rooms.engine.admission.revoked_users import RevokedUsers
@@ -62,6 +63,7 @@ class Parts:
         hooks = _checked("hooks", Hooks, hooks, "hooks=Hooks(connected=...)") or Hooks()
         self.settings = settings
         self.hooks = hooks
+        self.nodes = nodes
         self.home = HomeLoop(ELSEWHERE)  # settled on by each start and connect
         self.announcer = Announcer()
         self.counters = Counters()
@@ -104,6 +106,17 @@ class Parts:
         """
         self.home.check()
         return find(reference, self.registry)
+
+    def stats(self) -> Stats:
+        """Return how this node is doing, in one snapshot."""
+        return Stats.of(
+            self.registry,
+            self.counters,
+            is_draining=self.drain.is_on,
+            backend=self.nodes.status(),
+            closing=self.lifecycle.closing,
+            behind_seconds=self.flusher.behind_seconds(),
+        )
 
     def _closed_for(self) -> float | None:
         """Return when who comes now may come again, in seconds; None: now. That somebody has come may be logged."""

@@ -8,6 +8,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 from starlette.websockets import WebSocket, WebSocketState
 
+from fastapi_rooms.domain.backend_state import BackendStatus
 from fastapi_rooms.domain.connection import Connection, Outbox, Owner
 from fastapi_rooms.domain.errors import ConnectionEnded, RoomsError
 from fastapi_rooms.domain.incoming import Decoder, decoder_for
@@ -83,6 +84,10 @@ class Sessions:
     def report_ended(self) -> None:
         """Log that the server goes on, where somebody asks from outside although the app has ended."""
         self._parts.drain.report_shut()
+
+    def backend_status(self) -> BackendStatus | None:
+        """Return whether this node hears the others; None: it has none. `stats` goes through all connections for it."""
+        return self._parts.nodes.status()
 
     def is_revoked(self, user_id: str, since: datetime) -> bool:
         """Return whether a user was closed everywhere since then, as far as this node knows."""

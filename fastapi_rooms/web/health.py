@@ -70,7 +70,7 @@ def health_router(rooms: "RoomsExtension | ConnectionManager", *, prefix: str = 
 
     @router.get("/ready", responses={503: {"model": Ready}})
     async def ready(response: Response) -> Ready:
-        backend = manager._backend_status()  # noqa: SLF001 - `stats` goes through all connections
+        backend = sessions_of(manager).backend_status()
         is_connected = None if backend is None else backend.connected
         has_ended = sessions_of(manager).has_ended
         is_draining = manager.is_draining or has_ended

@@ -11,18 +11,18 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from enum import Enum
-from sys import getsizeof
 from time import monotonic
 from typing import Any
 
 from starlette.websockets import WebSocketState
 
-from fastapi_rooms.domain.close_codes import ABNORMAL, CloseCode
+from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection, Owner
 from fastapi_rooms.domain.error_code import ErrorCode
 from fastapi_rooms.domain.incoming import error_message
 from fastapi_rooms.domain.messages import Message
 from fastapi_rooms.domain.rate import Allowance
+from fastapi_rooms.engine.inbound.event import end_of, held_bytes, is_larger, payload_of
 from fastapi_rooms.engine.inbound.inbox import Inbox, Payload
 from fastapi_rooms.engine.inbound.readers import Readers
 
@@ -31,12 +31,6 @@ logger = logging.getLogger("fastapi_rooms")
 
 MAX_DROPPED = 100
 """How many messages above the rate a client may send in a row before it is closed."""
-
-MAX_UTF8 = 4
-"""How many bytes a character has at most."""
-
-NO_CODE = 1005
-"""In place of a close code when the close frame had none (RFC 6455 section 7.1.5)."""
 
 
 class State(Enum):
@@ -197,9 +191,11 @@ class Reader:
 
         From the end of this tick on, a task reads in its place if it has not come back.
         """
-        payload = _payload(event)
+        payload = payload_of(event)
         self.waiting = _INBOX  # it holds on to what it received
-        if payload is None or self.state is not READING or self._is_too_large(payload) or not self._count():
+        if payload is None or self.state is not READING:
+            return None
+        if is_larger(payload, self._shared.max_bytes) or not self._count():
             return None
         self._shared.add(self)
         return payload
@@ -207,7 +203,7 @@ class Reader:
     def put_back(self, payload: Payload) -> None:
         """Let a message that was taken be the next one again: whoever took it was cancelled before he handed it on."""
         if not self.has_given_up:
-            self.inbox.put_back(payload, _held_bytes(payload))
+            self.inbox.put_back(payload, held_bytes(payload))
             self.start()  # who receives by itself does not look into the inbox
 
     async def refuse(self, event: MutableMapping[str, Any]) -> bool:
@@ -215,9 +211,9 @@ class Reader:
 
         The client is gone, was closed meanwhile, sent too much, or too often.
         """
-        payload = None if self.has_ended else _payload(event)
+        payload = None if self.has_ended else payload_of(event)
         if payload is not None:
-            if self._is_too_large(payload):
+            if is_larger(payload, self._shared.max_bytes):
                 await self._refuse_size()
             elif await self.drop():
                 return True
@@ -255,18 +251,18 @@ class Reader:
         try:
             while True:
                 event = await self._connection.websocket._receive()
-                payload = _payload(event)
+                payload = payload_of(event)
                 if payload is None:
                     return
                 if self.has_given_up:  # nobody handles it: only its end is waited for
                     event = payload = None
                     await asyncio.sleep(0)
                     continue
-                if self._is_too_large(payload):
+                if is_larger(payload, self._shared.max_bytes):
                     await self._refuse_size()
                     return
                 if self._count():
-                    inbox.put(payload, _held_bytes(payload))
+                    inbox.put(payload, held_bytes(payload))
                 elif not await self.drop():
                     return
                 event = payload = None  # a connection that waits keeps no message
@@ -292,15 +288,6 @@ class Reader:
         if self._allowance is None:
             self._allowance = Allowance(self._shared.rate)
         return self._allowance
-
-    def _is_too_large(self, payload: Payload) -> bool:
-        """Return whether a payload has more bytes than it may, of UTF-8 for a text."""
-        longest, length = self._shared.max_bytes, len(payload)
-        if length > longest:
-            return True
-        if isinstance(payload, bytes) or length * MAX_UTF8 <= longest or payload.isascii():
-            return False  # nearly always, and without encoding it
-        return len(payload.encode("utf-8", "surrogatepass")) > longest
 
     async def _refuse_size(self) -> None:
         self._shared.counters.oversized_messages += 1
@@ -332,7 +319,7 @@ class Reader:
         if event is not None and event["type"] == "websocket.disconnect":
             self._connection.websocket.client_state = WebSocketState.DISCONNECTED  # as Starlette's `receive` does
             self._connection._outbox.note_close_by_server()  # the event may say that there was no close frame
-            self._connection._note_close(*_end_of(event))
+            self._connection._note_close(*end_of(event))
         self._end(_ENDED)
         self._owner.disconnect(self._connection)
 
@@ -344,30 +331,3 @@ class Reader:
             self._inbox.end()
         if self._on_end is not None:
             self._on_end()
-
-
-def _payload(event: MutableMapping[str, Any]) -> Payload | None:
-    """Return what an ASGI event brings; None when the client is gone."""
-    if event["type"] == "websocket.disconnect":
-        return None
-    text: str | None = event.get("text")
-    data: bytes | None = event.get("bytes")
-    return text if text is not None else data or b""
-
-
-def _end_of(event: MutableMapping[str, Any]) -> tuple[int, str]:
-    """Return the close code and the reason in a disconnect event; 1006 if there was no close frame."""
-    code = event.get("code") or ABNORMAL
-    if code == NO_CODE and "reason" not in event:
-        code = ABNORMAL  # uvicorn says 1005 of a lost connection, too, but then knows of no reason
-    return code, event.get("reason") or ""
-
-
-def _held_bytes(payload: Payload) -> int:
-    """Return what a payload takes in memory while it waits; less than a hundred bytes of Python's own do not count.
-
-    A text takes as much for each character as for its widest: four times its UTF-8, if there is one emoji in it.
-    """
-    if isinstance(payload, bytes) or payload.isascii():
-        return len(payload)
-    return getsizeof(payload)

@@ -15,39 +15,6 @@ from fastapi_rooms.engine.outbound.closing_handshake import closed_by_server, li
 from fastapi_rooms.engine.outbound.in_context import run_in_context
 from fastapi_rooms.engine.outbound.transport import Progress, Transport, buffer_size
 
-# What servers, and what stands between, raise when the socket has ended: uvicorn and Starlette, Autobahn in daphne,
-# hypercorn, and anyio's streams, through which middleware passes messages on. By name, since most are not installed.
-_SOCKET_ENDED = frozenset(
-    {
-        "ClientDisconnected",
-        "WebSocketDisconnect",
-        "WebSocketDisconnected",
-        "Disconnected",
-        "UnexpectedMessageError",
-        "BrokenResourceError",
-        "ClosedResourceError",
-    }
-)
-
-
-def says_gone(error: BaseException) -> bool:
-    """Return whether an error of a write says that the socket has ended: the server knows, and will say so."""
-    if isinstance(error, RuntimeError) and str(error).startswith("Unexpected ASGI message"):
-        return True  # uvicorn's, once a close frame was sent by whomever
-    return any(kind.__name__ in _SOCKET_ENDED for kind in type(error).__mro__)
-
-
-def may_say_gone(error: BaseException) -> bool:
-    """Return whether an error of a write may say that the peer has gone.
-
-    By the ASGI specification a server raises an `OSError` then. A `TimeoutError` or a refused connection is nothing
-    that the socket of a client comes to, but something that a middleware asks.
-    """
-    kind = type(error)
-    if kind.__module__ == "builtins":
-        return kind in (OSError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
-    return isinstance(error, OSError)
-
 
 class Wire(Protocol):
     """The way to one socket. Only its outbox uses it."""

@@ -15,9 +15,8 @@ from fastapi_rooms.domain.connection import Verdict
 from fastapi_rooms.domain.messages import Close, Message, encode
 from fastapi_rooms.domain.settings import Overflow
 from fastapi_rooms.engine.outbound.ended import ENDED
-from fastapi_rooms.engine.outbound.outbox import FAILED
+from fastapi_rooms.engine.outbound.failed_write import FAILED, may_say_gone, says_gone
 from fastapi_rooms.engine.outbound.stall import Behind
-from fastapi_rooms.engine.outbound.wire import may_say_gone, says_gone
 
 BYE = Close(4000, "bye")
 SOME_LIFE = 12
