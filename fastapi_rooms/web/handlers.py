@@ -62,6 +62,7 @@ class Handler:
             return
         before = copy_context()
         received = sessions_of(manager).received(connection, self._decoder)
+        received.keeps_payload = True  # an error frame says which message it answers
         async for message in received:
             values[name] = message
             try:
@@ -80,7 +81,7 @@ class Handler:
                     raise
             except RefusedError as error:
                 logger.debug("%r was refused: %.200r", connection, error)  # clients decide how often
-                told = error_message(error.code, **error.details, **reference_in(received.handled))
+                told = error_message(error.code, **error.details, **reference_in(received.payload))
                 await manager.send_personal(connection, told)
             except BackendUnavailable as error:
                 # Members on this node were served, and the client may try again: no reason to close.
@@ -88,7 +89,7 @@ class Handler:
                     logger.info(
                         "%r was told that other nodes are out of reach: %s (said once a minute)", connection, error
                     )
-                told = error_message(ErrorCode.UNAVAILABLE, **reference_in(received.handled))
+                told = error_message(ErrorCode.UNAVAILABLE, **reference_in(received.payload))
                 await manager.send_personal(connection, told)
             values[name] = message = result = None  # a connection that waits keeps no message # noqa: PLW2901
 

@@ -324,7 +324,7 @@ async def test_identity() -> None:
             assert (await receive(client)).startswith("until ")
         async with site.connect("/rooms", cookie) as client:
             await send_json(client, {"type": "enter", "room": "board"})
-            assert await receive_json(client) == {"type": "error", "code": "join_refused", "room": "private:board"}
+            assert await receive_json(client) == {"type": "error", "code": "join_refused", "room": "board"}
             await send_json(client, {"type": "enter", "room": "staff"})
             assert await receive(client) == "you are in staff"
 

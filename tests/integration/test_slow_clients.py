@@ -370,7 +370,8 @@ async def test_a_stalled_client_that_cannot_be_aborted_is_closed_with_1013_and_c
 
 
 async def test_who_cannot_be_aborted_at_a_stop_is_not_told_that_all_is_well():
-    app, manager = app_with(send_timeout=0.5, outbox_bytes=64 * 1024 * KIB, outbox_messages=10_000)
+    # For so long the server waits, once more, for who begins to read after the stop.
+    app, manager = app_with(send_timeout=1.5, outbox_bytes=64 * 1024 * KIB, outbox_messages=10_000)
     app.add_middleware(Opaque)
     with live(app) as server:
         stuck = RawClient(server, "/ws/r")

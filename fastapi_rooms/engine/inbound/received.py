@@ -23,7 +23,7 @@ from fastapi_rooms.engine.inbound.readers import AskLimiter, Readers
 class Received(AsyncIterator[Any]):
     """Yields what fits, answers what does not, ends with the client."""
 
-    __slots__ = ("_connection", "_decoder", "_invalid_in_a_row", "_reader", "_readers", "handled")
+    __slots__ = ("_connection", "_decoder", "_invalid_in_a_row", "_reader", "_readers", "keeps_payload", "payload")
 
     def __init__(self, connection: Connection, reader: Reader, decoder: Decoder, readers: Readers) -> None:
         self._connection = connection
@@ -31,7 +31,8 @@ class Received(AsyncIterator[Any]):
         self._decoder = decoder
         self._readers = readers
         self._invalid_in_a_row = 0
-        self.handled: Payload | None = None  # the message that was handed on last, until the next one is asked for
+        self.keeps_payload = False  # whether whoever takes a message wants to see afterwards what it was made of
+        self.payload: Payload | None = None  # of the message that was handed on last, until the next one is asked for
 
     async def __anext__(self) -> Any:  # noqa: C901, PLR0912 - one frame on purpose, see above
         reader = self._reader
@@ -40,7 +41,7 @@ class Received(AsyncIterator[Any]):
                 "two iterators wait for the messages of one connection: iterate once, and hand on what comes"
             )
         event: MutableMapping[str, Any] | None
-        self.handled = None
+        self.payload = None
         try:
             while True:
                 if reader.task is not None or reader.state is not READING:
@@ -77,7 +78,8 @@ class Received(AsyncIterator[Any]):
                         continue
                     break
                 self._invalid_in_a_row = 0
-                self.handled = payload
+                if self.keeps_payload:
+                    self.payload = payload
                 return value
         finally:
             reader.wait_no_more()
