@@ -7,9 +7,10 @@ and it does so before accept, where an `HTTPException` can still reach the clien
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIWebSocketRoute
 from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.errors import ConfigurationError
@@ -19,6 +20,7 @@ from fastapi_rooms.web.identity import Identity
 from fastapi_rooms.web.plain_http import answer_plain_http
 from fastapi_rooms.web.plan import JOIN, METADATA, ROOM, USER, Plan, make_plan, read_options
 from fastapi_rooms.web.session import serve
+from fastapi_rooms.web.solved_route import refuse_unfillable
 from fastapi_rooms.web.sources import Source
 from fastapi_rooms.web.subprotocols import choose_subprotocol
 
@@ -86,10 +88,25 @@ def ws_route(  # noqa: PLR0913 - by name, and each may be left out
         endpoint = _endpoint(make_plan(function, options))
         named = name or endpoint.__name__
         router.add_api_websocket_route(path, endpoint, named, dependencies=options.dependencies)
+        _check_last(router)
         answer_plain_http(router, path, named)
         return function
 
     return register
+
+
+def _check_last(router: APIRouter | FastAPI) -> None:
+    """Refuse the route that was registered last if no client could open it: then it is not registered.
+
+    Raises:
+        ConfigurationError: No client could.
+    """
+    routes = router.routes
+    try:
+        refuse_unfillable(cast(APIWebSocketRoute, routes[-1]).dependant)
+    except ConfigurationError:
+        del routes[-1]
+        raise
 
 
 def _endpoint(plan: Plan) -> Callable[..., Coroutine[Any, Any, None]]:
@@ -113,7 +130,7 @@ def _endpoint(plan: Plan) -> Callable[..., Coroutine[Any, Any, None]]:
         return serve(websocket, manager, _checked("room", str, room), identity, metadata, ask, handler, values)
 
     endpoint.__signature__ = plan.signature  # type: ignore[attr-defined]
-    endpoint.__name__ = plan.function.__name__
+    endpoint.__name__, endpoint.__qualname__ = plan.function.__name__, plan.function.__qualname__
     endpoint.__doc__ = plan.function.__doc__
     return endpoint
 
