@@ -504,14 +504,14 @@ async def test_in_a_tick_that_lasts_is_written_early_once_a_slice_and_flushed_at
 
 async def test_to_write_early_takes_a_slice_at_most():
     made, _ = flusher()
+    written = []
     many = [FakeOutbox() for _ in range(20)]
     for outbox in many:
-        outbox.write_early = lambda: time.sleep(SLICE_SECONDS / 4)
+        outbox.write_early = lambda: (written.append(1), time.sleep(SLICE_SECONDS / 4))
     made.add_all(many)
     time.sleep(SLICE_SECONDS * 1.1)
-    begin = time.perf_counter()
     made.flush_if_late()
-    assert time.perf_counter() - begin < SLICE_SECONDS / 4 * 18
+    assert 0 < len(written) <= 5, "a slice is over with the fifth, or sooner where others have the processor"
     await ticks()
     assert {one.flushes for one in many} == {1}
 
