@@ -5,6 +5,7 @@ import math
 
 import pytest
 from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketException
+from fastapi.exceptions import WebSocketRequestValidationError
 from fastapi.responses import JSONResponse
 from stage import refused, smallest_app
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -122,6 +123,21 @@ async def test_a_route_of_the_apps_own_is_answered_alike_and_not_counted(rooms, 
         async with server.client("/plain?number=1") as client:
             assert (await client.closed())[0] == 1006, "what becomes of it after accept is the app's business"
     assert counted(rooms.manager.stats().refused) == {Refusal.APP: 1}
+
+
+async def test_what_is_not_valid_after_accept_is_no_refusal(rooms, told):
+    app = smallest_app(rooms)
+
+    @app.websocket("/late")
+    async def late(websocket: WebSocket) -> None:
+        await websocket.accept()
+        raise WebSocketRequestValidationError([])
+
+    with live(app) as server:
+        await refused(server, "/ws/a?number=1")  # from now on it is us who answer
+        async with server.client("/late") as client:
+            assert (await client.closed())[0] == 1008
+    assert told == [Refusal.APP]
 
 
 async def test_a_server_without_answers_to_handshakes_closes_and_that_is_said_once(rooms, caplog, monkeypatch):

@@ -3,26 +3,20 @@
 from collections.abc import Awaitable, Coroutine, Generator
 from contextvars import Context
 from types import coroutine
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
-class _Nothing:
-    """What has nothing left to wait for, and no result."""
+class _Done:
+    """What has nothing left to wait for."""
 
     def __await__(self) -> Any:
         return iter(())  # as good as a generator that ends at once, and costs less
 
 
-_NOTHING: Awaitable[Any] = _Nothing()
+_DONE: Awaitable[None] = _Done()
 
 
-async def _result(value: T) -> T:
-    return value
-
-
-def run_in_context(context: Context, steps: Coroutine[Any, Any, T]) -> Awaitable[T]:
+def run_in_context(context: Context, steps: Coroutine[Any, Any, None]) -> Awaitable[None]:
     """Run a coroutine, every step of it, in a context; the first step at once. Return what is left, to be awaited now.
 
     A task in that context would do the same, at many times the cost: most sends have just one step. See PEP 567 for
@@ -33,13 +27,13 @@ def run_in_context(context: Context, steps: Coroutine[Any, Any, T]) -> Awaitable
     """
     try:
         waits_for = context.run(steps.send, None)
-    except StopIteration as end:
-        return _NOTHING if end.value is None else _result(end.value)
+    except StopIteration:
+        return _DONE
     return _drive(context, steps, waits_for)
 
 
 @coroutine
-def _drive(context: Context, steps: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
+def _drive(context: Context, steps: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
     try:
         while True:
             try:
@@ -51,6 +45,5 @@ def _drive(context: Context, steps: Coroutine[Any, Any, T], waits_for: Any) -> G
                 waits_for = context.run(steps.throw, error)
             else:
                 waits_for = context.run(steps.send, sent)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+    except StopIteration:
+        return

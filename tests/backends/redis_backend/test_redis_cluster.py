@@ -68,7 +68,7 @@ async def running_links(shards):
     return links
 
 
-async def test_a_stop_that_was_cancelled_at_any_tick_and_called_again_leaves_nothing():
+async def test_a_stop_that_was_cancelled_at_whatever_tick_and_called_again_leaves_nothing():
     async with Shard() as one, Shard() as two, Shard() as three:
         ticks = 0
         has_finished = False
@@ -84,7 +84,7 @@ async def test_a_stop_that_was_cancelled_at_any_tick_and_called_again_leaves_not
                 await stopping
             await asyncio.wait_for(links.stop(), 5)
             assert our_tasks() == set(), f"cancelled after {ticks} ticks"
-            ticks += 1
+            ticks += 1 if ticks < 8 else 4  # the first are of the keeper and the links; then it waits for servers
         assert ticks > 6, "it waits for the keeper, for the one that is leaving, and for the sides of each link"
 
 
