@@ -20,8 +20,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 START_WITHIN = 30.0
 
 ENDS = 4.0
-"""What a process has to end in, when its drain is over: less than anything that it could wait for. It took 1.1 s alone under
-coverage, whose data it writes then, and half a second more where a parent has to notice."""
+"""What a process has to end in, when its drain is over: less than anything that it could wait for. It took 1.1 s alone
+under coverage, whose data it writes then, and half a second more where a parent has to notice."""
 
 APP = """
 import asyncio
