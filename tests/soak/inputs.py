@@ -9,7 +9,6 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 _SAY = '{"do":"say","number":1,"talker":"stranger","room":"noise","pad":%s}'
 
 MESSAGES: list[str | bytes] = [
-    "",
     "\0",
     "{",
     "]",
