@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SecretStr
+from stage import FASTAPI
 from typing_extensions import TypeAliasType, TypedDict
 
 from fastapi_rooms import ConfigurationError, Incoming, MessageError, RoomsExtension
@@ -104,7 +105,12 @@ SENT = [
     (Annotated[Out, "documented"], ANN, NAME),
     (TypeAliasType("Alias", Out | None), ANN, NAME),
     (Typed, {"name": "ann"}, NAME),
-    (Point, Secret(float("nan")), '{"x":null}'),
+    pytest.param(
+        Point,
+        Secret(float("nan")),
+        '{"x":null}',
+        marks=pytest.mark.skipif(FASTAPI < (0, 140), reason="this FastAPI answers it with an error"),
+    ),
     (Named, Named(fullName="Ann"), '{"fullName":"Ann"}'),
     (int, 3, "3"),
     (bool, False, "false"),

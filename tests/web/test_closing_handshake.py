@@ -58,16 +58,16 @@ async def test_who_is_thrown_out_and_goes_on_is_read_no_more(stage, wire, loop, 
 @PAIRS
 async def test_who_was_closed_by_the_app_itself_is_read_no_more_either(stage, wire, loop):
     rooms = RoomsExtension(settings=RoomsSettings(wire=wire, messages_per_second=None))
+
+    @rooms.ws_route("/closes")
+    async def closes(connection: ConnectionDep) -> None:
+        await connection.websocket.close(4000, "enough")
+
+    @rooms.ws_route("/forgets")
+    async def forgets(connection: ConnectionDep) -> None:
+        rooms.manager.disconnect(connection)
+
     async with stage.plays(rooms) as server:
-
-        @rooms.ws_route("/closes")
-        async def closes(connection: ConnectionDep) -> None:
-            await connection.websocket.close(4000, "enough")
-
-        @rooms.ws_route("/forgets")
-        async def forgets(connection: ConnectionDep) -> None:
-            rooms.manager.disconnect(connection)
-
         for path in ("/closes", "/forgets"):
             flooder = Flooder(server, path)
             flooder.was_told.set()

@@ -195,22 +195,28 @@ async def test_a_send_that_finds_the_client_gone_ends_a_handler_quietly(rooms, s
 
 
 @pytest.fixture
-async def gone(rooms, stage):
-    """A server, and a connection that has ended."""
-    others = []
+def others(rooms):
+    """The connections of a route."""
+    here = []
 
     @rooms.ws_route("/other")
     async def other(connection: ConnectionDep) -> None:
-        others.append(connection)
+        here.append(connection)
         await connection.send("here")
         async for _ in connection.messages(str):
             pass
 
+    return here
+
+
+@contextlib.asynccontextmanager
+async def one_has_gone(stage, rooms, others):
+    """Serve, when one of the others has come and gone."""
     async with stage.plays(rooms) as server:
         async with server.client("/other") as client:
             assert await client.receive() == "here"
         await until(lambda: not others[0].is_open)
-        yield server, others[0]
+        yield server
 
 
 def warnings_of(caplog) -> list[str]:
@@ -221,19 +227,19 @@ def warnings_of(caplog) -> list[str]:
 
 
 @pytest.mark.parametrize("is_group", [False, True])
-async def test_to_send_to_somebody_else_who_has_gone_ends_the_call_for_one_message(rooms, gone, caplog, is_group):
-    server, other = gone
-
+async def test_to_send_to_somebody_else_who_has_gone_ends_the_call_for_one_message(
+    stage, rooms, others, caplog, is_group
+):
     @rooms.ws_route("/ws")
     async def handler(message: Incoming[str]) -> str:
         if message == "tell" and is_group:
             async with asyncio.TaskGroup() as group:
-                group.create_task(other.send("psst"))
+                group.create_task(others[0].send("psst"))
         elif message == "tell":
-            await other.send("psst")
+            await others[0].send("psst")
         return "done"
 
-    async with server.client("/ws") as client:
+    async with one_has_gone(stage, rooms, others) as server, server.client("/ws") as client:
         for text in ("tell", "tell", "else"):
             await client.send(text)
         assert await client.receive() == "done", "of the last message"
@@ -243,9 +249,8 @@ async def test_to_send_to_somebody_else_who_has_gone_ends_the_call_for_one_messa
 
 
 async def test_to_send_to_somebody_else_who_has_gone_ends_a_session_as_a_failure_that_is_told_once_a_minute(
-    rooms, gone, caplog
+    stage, rooms, others, caplog
 ):
-    server, other = gone
     errors = []
 
     async def transaction() -> AsyncIterator[None]:
@@ -257,14 +262,15 @@ async def test_to_send_to_somebody_else_who_has_gone_ends_a_session_as_a_failure
 
     @rooms.ws_route("/ws", dependencies=[transaction])
     async def session() -> None:
-        await other.send("psst")
+        await others[0].send("psst")
 
-    for number in range(2):
-        async with server.client("/ws") as client:
-            assert (await client.closed())[0] == 1011
-        await until(lambda: len(errors) == number + 1)  # noqa: B023 - called within the loop
-    await until(lambda: rooms.manager.stats().closing == 0)
-    assert [error.connection for error in errors] == [other] * 2, "a dependency learns what was not done"
+    async with one_has_gone(stage, rooms, others) as server:
+        for number in range(2):
+            async with server.client("/ws") as client:
+                assert (await client.closed())[0] == 1011
+            await until(lambda: len(errors) == number + 1)  # noqa: B023 - called within the loop
+        await until(lambda: rooms.manager.stats().closing == 0)
+    assert [error.connection for error in errors] == others[:1] * 2, "a dependency learns what was not done"
     assert len(warnings_of(caplog)) == 1
 
 
