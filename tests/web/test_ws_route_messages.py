@@ -5,7 +5,7 @@ import dataclasses
 import json
 import threading
 from collections.abc import AsyncIterator
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -27,6 +27,7 @@ from fastapi_rooms import (
     RoomsSettings,
 )
 from fastapi_rooms.domain.incoming import reference_in
+from fastapi_rooms.web.handlers import _is_as
 
 
 class Say(BaseModel):
@@ -902,3 +903,14 @@ async def test_what_is_no_json_has_no_reference_and_one_message_has_not_that_of_
 
 def test_a_message_that_is_not_there_has_no_reference():
     assert reference_in(None) == {}
+
+
+def test_context_variables_that_cannot_be_compared_are_taken_for_changed():
+    def look() -> None:
+        values.set(Incomparable())
+        before = copy_context()
+        assert _is_as(before)
+        values.set(Incomparable())
+        assert not _is_as(before)
+
+    copy_context().run(look)
