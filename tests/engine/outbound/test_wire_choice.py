@@ -22,6 +22,7 @@ from fastapi_rooms.engine.outbound.transport import Transport
 from fastapi_rooms.engine.outbound.uvicorn_wire import MODULE, NAME, UvicornWire
 from fastapi_rooms.engine.outbound.wire import AsgiWire
 from fastapi_rooms.engine.outbound.wire_choice import choose_wire, peel
+from fastapi_rooms.tasks import wait_for
 
 SCOPE = {"type": "websocket", "path": "/", "headers": []}
 
@@ -436,7 +437,7 @@ async def test_it_cannot_write_at_once(asgi_wire):
 
 async def test_it_waits_while_the_server_does(peer, asgi_wire):
     peer.reads.clear()
-    writing = asyncio.create_task(asgi_wire.write(Batch.of([encode("a")])))
+    writing = asyncio.create_task(wait_for(asgi_wire.write(Batch.of([encode("a")]))))
     await ticks()
     assert (writing.done(), asgi_wire.taken()) == (False, 0)
     peer.reads.set()
