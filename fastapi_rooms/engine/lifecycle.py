@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("fastapi_rooms")
 
 _REPLACED = Close(CloseCode.REPLACED, "replaced by a newer connection")
-
-
 TOO_SLOW = Close(CloseCode.TRY_AGAIN_LATER, "slow consumer")
 
 _COUNTED = frozenset(

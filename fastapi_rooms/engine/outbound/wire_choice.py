@@ -71,7 +71,7 @@ def choose_wire(
         if newest_counts:
             bound_unsent(protocol.transport)
         return UvicornWire(websocket, protocol, compress_min_bytes)
-    server = protocol if has_transport(protocol) else server_of(getattr(websocket, "_receive", None))
+    server = _server_behind(websocket, protocol)
     if policy == "auto":
         _report_fallback(websocket, send, server)
     transport = server.transport if has_transport(server) else None
@@ -82,10 +82,14 @@ def choose_wire(
 
 def limit_reading_of(websocket: WebSocket) -> None:
     """Read no more of a WebSocket that the app has closed by itself than its closing handshake needs: see there."""
-    protocol = getattr(peel(getattr(websocket, "_send", None)), "__self__", None)
-    server = protocol if has_transport(protocol) else server_of(getattr(websocket, "_receive", None))
+    server = _server_behind(websocket, getattr(peel(getattr(websocket, "_send", None)), "__self__", None))
     if has_transport(server):
         limit_reading(server.transport)
+
+
+def _server_behind(websocket: WebSocket, sender: object) -> Any:
+    """Return the server's object for a socket: whose `send` it is if it has the transport, or else whose `receive`."""
+    return sender if has_transport(sender) else server_of(getattr(websocket, "_receive", None))
 
 
 def peel(send: Any) -> Any:
