@@ -32,17 +32,13 @@ class RefusedError(RoomsError):
     """
 
     code: str = ErrorCode.REFUSED
+    data: Any = None  # here, too, for those whose own `__init__` does not call this one
 
     def __init__(self, *args: object, code: str | None = None, data: Any = None) -> None:
         super().__init__(*args)
         if code is not None:
             self.code = code
         self.data = data
-
-    @property
-    def details(self) -> dict[str, Any]:
-        """What the error frame has beside the code."""
-        return {} if self.data is None else {"data": self.data}
 
 
 class InvalidName(RefusedError, ValueError):  # noqa: N818 - says what it is
@@ -59,15 +55,11 @@ class JoinRefused(RefusedError):  # noqa: N818 - says what happened
     """
 
     code = ErrorCode.JOIN_REFUSED
+    room: str | None = None
 
     def __init__(self, *args: object, room: str | None = None, code: str | None = None, data: Any = None) -> None:
         super().__init__(*args, code=code, data=data)
         self.room = room
-
-    @property
-    def details(self) -> dict[str, Any]:
-        """What the error frame has beside the code."""
-        return super().details if self.room is None else {"room": self.room, **super().details}
 
 
 class TooManyRooms(JoinRefused):
@@ -91,6 +83,8 @@ class ConnectionEnded(NotConnectedError):  # noqa: N818 - says what happened
         connection: The `Connection` that has ended; None if the app has raised this without one.
     """
 
+    connection: Any = None
+
     def __init__(self, text: str = "", connection: Any = None) -> None:
         super().__init__(text)
         self.connection = connection  # `Any`, since its class is made of what is above this module
@@ -102,6 +96,12 @@ class ManagerNotStarted(RoomsError, RuntimeError):  # noqa: N818 - the name is p
 
 class BackendUnavailable(RoomsError, ConnectionError):  # noqa: N818 - a state of the world, known by this name in the field
     """Other nodes could not be told, or nobody knows whether they were. Members on this node have been served."""
+
+
+def details_of(error: RefusedError) -> dict[str, Any]:
+    """Return what the error frame of a refusal has beside the code."""
+    room = error.room if isinstance(error, JoinRefused) else None
+    return {key: value for key, value in (("room", room), ("data", error.data)) if value is not None}
 
 
 def is_nothing_but(error: BaseException, fits: Callable[[BaseException], bool]) -> bool:

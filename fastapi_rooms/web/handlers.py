@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.error_code import ErrorCode
-from fastapi_rooms.domain.errors import BackendUnavailable, ConnectionEnded, RefusedError, tells_of_end
+from fastapi_rooms.domain.errors import BackendUnavailable, ConnectionEnded, RefusedError, details_of, tells_of_end
 from fastapi_rooms.domain.incoming import Decoder, error_message, reference_in
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.engine.manager import ConnectionManager
@@ -81,7 +81,7 @@ class Handler:
                     raise
             except RefusedError as error:
                 logger.debug("%r was refused: %.200r", connection, error)  # clients decide how often
-                told = error_message(error.code, **error.details, **reference_in(received.payload))
+                told = error_message(error.code, **details_of(error), **reference_in(received.payload))
                 await manager.send_personal(connection, told)
             except BackendUnavailable as error:
                 # Members on this node were served, and the client may try again: no reason to close.

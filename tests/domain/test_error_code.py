@@ -9,7 +9,7 @@ import pytest
 
 import fastapi_rooms
 from fastapi_rooms.domain.error_code import ErrorCode
-from fastapi_rooms.domain.errors import RefusedError
+from fastapi_rooms.domain.errors import JoinRefused, RefusedError, details_of
 from fastapi_rooms.domain.incoming import error_message
 
 PACKAGE = Path(fastapi_rooms.__file__).parent
@@ -90,3 +90,17 @@ def test_a_code_is_its_text_on_the_wire_and_says_what_it_means(code):
     assert f"{code}" == code == code.value
     assert ErrorCode(code.value) is code
     assert code.meaning.endswith(".")
+
+
+def test_a_refusal_of_the_apps_own_need_not_call_ours_when_it_is_made():
+    class OwnError(RefusedError):
+        def __init__(self, details: str) -> None:
+            self.details = details
+
+    class OwnJoinError(JoinRefused):
+        def __init__(self) -> None:
+            """Leave everything as the class has it."""
+
+    assert details_of(OwnError("of the app")) == details_of(OwnJoinError()) == {}
+    assert details_of(JoinRefused("no", room="a", data=0)) == {"room": "a", "data": 0}
+    assert JoinRefused("no", code="full").code == "full"
