@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # not beside the rest. What takes longest comes first, so that nobody waits for it in the end.
 TIMED := tests/integration/test_drain.py tests/faults_groups tests/faults tests/backends/redis_backend
 # To be measured costs the tests half as much again, and some look at the clock.
-WORKERS = $(if $(COVERAGE),3,4)
+WORKERS = $(if $(COVERAGE),3,6)
 PYTEST := $(BIN)/python -m $(if $(COVERAGE),coverage run -m )pytest
 PARALLEL = --numprocesses $(WORKERS) --dist worksteal -m "not long"
 PARALLEL_TIMED = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long"

@@ -701,7 +701,7 @@ async def test_a_slow_consumer_may_lose_messages_instead(overflow):
 async def test_a_producer_can_wait_until_a_connection_has_caught_up(manager):
     peer, connection = await connected(manager)
     peer.reads.clear()
-    await connection.send("a")
+    await manager.send_personal(connection, "a")
     await ticks()
     waiting = asyncio.create_task(connection.wait_until_caught_up())
     await ticks()

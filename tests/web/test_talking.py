@@ -122,6 +122,7 @@ async def test_who_sends_in_a_loop_leaves_others_their_turn(rooms, stage, wire, 
             for _ in range(3):
                 assert await client.receive() == "x" * 100
                 assert (await http.get("/alive")).json() == "yes"
+            client.vanish()  # to close it would take as long as it takes to read all that is on its way
         await until(lambda: not rooms.manager.active_connections)
 
 
@@ -147,6 +148,7 @@ async def test_who_sends_to_a_client_that_does_not_read_waits_and_nobody_is_clos
         for number in range(len(sent) + 10):
             assert len(await client.receive()) == 50_000, number
         assert rooms.manager.stats().closed["slow_consumer"] == 0
+        client.vanish()
 
 
 # What ends with the client

@@ -309,7 +309,7 @@ async def test_who_is_closed_for_something_else_and_floods_on_is_counted_once(en
             await manager.broadcast_to_room("room", "x")
             await settled()
     else:
-        await connection.send("x")
+        await manager.send_personal(connection, "x")
         await settled()
         await connection.close(4000)
     for _ in range(300):

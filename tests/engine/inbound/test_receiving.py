@@ -366,7 +366,7 @@ async def test_a_connection_that_is_forgotten_is_not_read_from_though_it_still_h
     connection.messages(str)
     reader = sessions_of(manager).reader(connection)
     peer.reads.clear()
-    await connection.send("last words")
+    await manager.send_personal(connection, "last words")
     await settled()
     manager.disconnect(connection)
     await until(reader.task.done)
@@ -443,7 +443,7 @@ async def test_an_endpoint_that_attends_to_nothing_goes_on_until_the_close_frame
 async def test_an_endpoint_whose_connection_was_forgotten_ends_at_once(manager):
     peer, connection = await connected(manager)
     peer.reads.clear()
-    await connection.send("not taken")
+    await manager.send_personal(connection, "not taken")
     endpoint = asyncio.create_task(collect(connection, str))
     await settled()
     manager.disconnect(connection)
