@@ -6,6 +6,7 @@ from fastapi_rooms.backends.redis.sync_publisher import SyncPublisher
 from fastapi_rooms.domain.backend_state import BackendStatus, Gap
 from fastapi_rooms.domain.close_codes import CloseCode, may_reconnect
 from fastapi_rooms.domain.connection import Connection
+from fastapi_rooms.domain.connection_id import ConnectionId
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.error_code import ErrorCode
 from fastapi_rooms.domain.errors import (
@@ -50,6 +51,7 @@ __all__ = [
     "Connection",
     "ConnectionDep",
     "ConnectionEnded",
+    "ConnectionId",
     "ConnectionManager",
     "Counters",
     "Disconnected",

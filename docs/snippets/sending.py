@@ -4,9 +4,17 @@ from typing import Annotated
 from uuid import UUID, uuid4
 
 from fastapi import FastAPI, Header
+from pydantic import BaseModel
 
-
-from fastapi_rooms import ConnectionDep, Incoming, ManagerDep, MessageError, MessageType, RoomsExtension
+from fastapi_rooms import (
+    ConnectionDep,
+    ConnectionId,
+    Incoming,
+    ManagerDep,
+    MessageError,
+    MessageType,
+    RoomsExtension,
+)
 
 rooms = RoomsExtension()
 
@@ -32,6 +40,22 @@ async def chat(
 
 
 # --8<-- [end:targets]
+
+
+# --8<-- [start:reply]
+class Whisper(BaseModel):
+    to: ConnectionId  # as a client was told it before
+    text: str
+
+
+@rooms.ws_route("/whispers")
+async def whisper(message: Incoming[Whisper], manager: ManagerDep) -> str | None:
+    if await manager.send_personal(message.to, message.text):
+        return None
+    return "nobody there"
+
+
+# --8<-- [end:reply]
 
 app = FastAPI()
 app.include_router(rooms.router)
@@ -71,6 +95,21 @@ async def publish_unsendable(room: str, manager: ManagerDep) -> str:
 
 
 # --8<-- [end:unsendable]
+
+
+# --8<-- [start:users]
+@app.put("/rooms/{room}/users/{user}")
+async def invite(room: str, user: str, manager: ManagerDep) -> int:
+    return await manager.users.join_room(user, room)
+
+
+@app.delete("/rooms/{room}/users/{user}")
+async def remove(room: str, user: str, manager: ManagerDep) -> int:
+    await manager.broadcast_to_room(room, f"{user} has to go", exclude_user=user)
+    return await manager.users.leave_room(user, room)
+
+
+# --8<-- [end:users]
 
 
 # --8<-- [start:close]

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from fastapi_rooms.domain.connection_id import check_connection_id, check_connection_ids
+from fastapi_rooms.domain.connection_id import ConnectionId, check_connection_id, check_connection_ids
 from fastapi_rooms.domain.envelope import (
     EVERYBODY,
     Envelope,
@@ -27,6 +27,8 @@ from fastapi_rooms.domain.envelope import (
 )
 from fastapi_rooms.domain.errors import BackendUnavailable
 from fastapi_rooms.domain.messages import Close, Message, MessageType, encode
+from fastapi_rooms.domain.move import Move
+from fastapi_rooms.domain.names import check_name
 from fastapi_rooms.domain.revocation import Revocation
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.telemetry.caller_trace import CallerTrace
@@ -51,7 +53,7 @@ Step = Keep | Envelope
 
 Steps = Generator[Step, None, None]
 
-Excluded = str | Iterable[str]
+Excluded = ConnectionId | Iterable[ConnectionId]
 """Who is left out: one `connection_id` or many."""
 
 
@@ -79,32 +81,47 @@ class Publications:
             self._process = process  # afterwards: other threads may ask at once
         return self._origin
 
-    def broadcast(self, message: Any, message_type: MessageType | str | None, exclude: Excluded = ()) -> Steps:
+    def broadcast(
+        self,
+        message: Any,
+        message_type: MessageType | str | None,
+        exclude: Excluded = (),
+        exclude_user: str | None = None,
+    ) -> Steps:
         """Send to everybody."""
-        yield self._envelope(EVERYBODY, encode(message, message_type), exclude)
+        yield self._envelope(EVERYBODY, encode(message, message_type), exclude, exclude_user)
 
     def broadcast_to_room(
-        self, room: str, message: Any, message_type: MessageType | str | None, exclude: Excluded = ()
+        self,
+        room: str,
+        message: Any,
+        message_type: MessageType | str | None,
+        exclude: Excluded = (),
+        exclude_user: str | None = None,
     ) -> Steps:
         """Send to the members of a room."""
-        yield self._envelope(room_target(room), encode(message, message_type), exclude)
+        yield self._envelope(room_target(room), encode(message, message_type), exclude, exclude_user)
 
     def send_to_user(self, user_id: str, message: Any, message_type: MessageType | str | None) -> Steps:
         """Send to all connections of a user."""
         yield self._envelope(user_target(user_id), encode(message, message_type))
 
-    def send_personal(self, connection_id: str, message: Any, message_type: MessageType | str | None) -> Steps:
+    def send_personal(self, connection_id: ConnectionId, message: Any, message_type: MessageType | str | None) -> Steps:
         """Send to one connection."""
         target = connection_target(check_connection_id(connection_id))
         yield self._envelope(target, encode(message, message_type))
 
-    def close_connection(self, connection_id: str, code: int, reason: str) -> Steps:
+    def close_connection(self, connection_id: ConnectionId, code: int, reason: str) -> Steps:
         """Close one connection."""
         yield self._envelope(connection_target(check_connection_id(connection_id)), Close(code, reason))
 
     def close_room(self, room: str, code: int, reason: str) -> Steps:
         """Close all members of a room."""
         yield self._envelope(room_target(room), Close(code, reason))
+
+    def move_user(self, user_id: str, room: str, *, joins: bool) -> Steps:
+        """Have all connections of a user join or leave a room."""
+        yield self._envelope(user_target(user_id), Move(room_target(room).name, joins))
 
     def close_user(self, user_id: str, code: int, reason: str, exclude: Excluded = ()) -> Steps:
         """Close all connections of a user but those that are left out.
@@ -125,8 +142,15 @@ class Publications:
         if failure is not None:
             raise failure
 
-    def _envelope(self, target: Target, content: Message | Close, exclude: Excluded = ()) -> Envelope:
+    def _envelope(
+        self,
+        target: Target,
+        content: Message | Close | Move,
+        exclude: Excluded = (),
+        exclude_user: str | None = None,
+    ) -> Envelope:
         excluded = check_connection_ids(exclude)
-        envelope = Envelope(self.origin, target, content, excluded, self._caller_trace.get())
+        excluded_user = None if exclude_user is None else check_name("exclude_user", exclude_user)
+        envelope = Envelope(self.origin, target, content, excluded, self._caller_trace.get(), excluded_user)
         check_size(envelope, self._max_bytes)
         return envelope

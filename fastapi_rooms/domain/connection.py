@@ -9,6 +9,7 @@ from reprlib import Repr
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from fastapi_rooms.domain.close_codes import CloseCode
+from fastapi_rooms.domain.connection_id import ConnectionId
 from fastapi_rooms.domain.errors import NotConnectedError
 from fastapi_rooms.domain.messages import MessageType
 
@@ -173,7 +174,7 @@ class Connection:
 
     def __init__(self, websocket: "WebSocket") -> None:
         self.websocket = websocket
-        self._connection_id = urandom(16).hex()
+        self._connection_id = ConnectionId(urandom(16).hex())
         self._made_at = self.connected_at = datetime.now(UTC)
         self.metadata: dict[str, Any] = {}
         self._user_id: str | None = None  # set by the manager's connect
@@ -193,7 +194,7 @@ class Connection:
         return f"<Connection {self.connection_id}{user} {self._phase.value} rooms={len(self._rooms)}>"
 
     @property
-    def connection_id(self) -> str:
+    def connection_id(self) -> ConnectionId:
         """The id of this connection, unique across processes."""
         return self._connection_id
 

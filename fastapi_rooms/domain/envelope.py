@@ -7,7 +7,7 @@ nothing is escaped, copied into JSON or pickled. What is read comes from the net
 |---|---|
 | 2 | `fr` |
 | 1 | version of this format: 1, or 2 if there are fields |
-| 1 | content: 1 text, 2 bytes, 3 close |
+| 1 | content: 1 text, 2 bytes, 3 close, 4 join, 5 leave |
 | 16 | origin: the `node_id` that published it |
 | 1 | kind of target |
 | 4 | length of the target's name in bytes |
@@ -15,8 +15,8 @@ nothing is escaped, copied into JSON or pickled. What is read comes from the net
 | … | the name, in UTF-8 |
 | 16 each | `connection_id`s |
 | … | fields, in version 2 alone: two bytes say how long they are together; each is a byte for its number, two for the |
-| | length of its value, and the value. 1 is a `traceparent`, 2 a `tracestate` |
-| … | payload; of a close: two bytes of code, then the reason |
+| | length of its value, and the value. 1 is a `traceparent`, 2 a `tracestate`, 3 the user who is left out |
+| … | payload; of a close: two bytes of code, then the reason; of a join or leave, which are for users: the room |
 
 Numbers are big-endian. A field is what may be missing: who does not know its number skips it, so that the next one
 needs no other version. Without fields an envelope is of version 1 to the byte, which nodes that know no other version
@@ -28,8 +28,10 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
+from fastapi_rooms.domain.connection_id import ConnectionId
 from fastapi_rooms.domain.errors import ConfigurationError, MessageError
 from fastapi_rooms.domain.messages import Close, Message
+from fastapi_rooms.domain.move import Move
 from fastapi_rooms.domain.names import check_name
 
 MAGIC = b"fr"
@@ -44,8 +46,8 @@ _FIELDS = struct.Struct(">H")
 _FIELD = struct.Struct(">BH")
 _ORIGIN = slice(4, 20)
 _ID_BYTES = 16
-_TEXT, _BYTES, _CLOSE = 1, 2, 3
-_TRACEPARENT, _TRACESTATE = 1, 2
+_TEXT, _BYTES, _CLOSE, _JOIN, _LEAVE = 1, 2, 3, 4, 5
+_TRACEPARENT, _TRACESTATE, _EXCLUDED_USER = 1, 2, 3
 
 
 class TargetKind(IntEnum):
@@ -88,7 +90,7 @@ def user_target(user_id: str) -> Target:
     return Target(TargetKind.USER, check_name("user_id", user_id))
 
 
-def connection_target(connection_id: str) -> Target:
+def connection_target(connection_id: ConnectionId) -> Target:
     """Return one connection, wherever it is."""
     return Target(TargetKind.CONNECTION, connection_id)
 
@@ -105,31 +107,34 @@ class UndecodableError(ValueError):
 
 
 class Envelope:
-    """What a node tells the other nodes: one message or close, for one target. Never changed after it was made.
+    """What a node tells the others: one message, close or move, for one target. Never changed after it was made.
 
     Attributes:
         origin: The `node_id` that published it.
         target: Who is reached.
-        content: What they are sent, or how they are closed.
+        content: What they are sent, how they are closed, or where they go.
         excluded: The `connection_id`s left out, on every node.
         trace: Where it was published, if that is traced. A part that is longer than 512 bytes does not travel.
+        excluded_user: The user left out, on every node; None: nobody.
     """
 
-    __slots__ = ("_encoded", "content", "excluded", "origin", "target", "trace")
+    __slots__ = ("_encoded", "content", "excluded", "excluded_user", "origin", "target", "trace")
 
     def __init__(
         self,
         origin: str,
         target: Target,
-        content: Message | Close,
+        content: Message | Close | Move,
         excluded: frozenset[str] = frozenset(),
         trace: TraceContext | None = None,
+        excluded_user: str | None = None,
     ) -> None:
         self.origin = origin
         self.target = target
         self.content = content
         self.excluded = excluded
         self.trace = trace
+        self.excluded_user = excluded_user
         self._encoded: bytes | None = None  # built by the first `encode()`
 
     def __repr__(self) -> str:
@@ -145,11 +150,13 @@ class Envelope:
         content = self.content
         if isinstance(content, Close):
             kind, payload = _CLOSE, _CODE.pack(content.code) + content.reason.encode()
+        elif isinstance(content, Move):
+            kind, payload = (_JOIN if content.joins else _LEAVE), content.room.encode()
         else:
             kind, payload = (_TEXT if content.is_text else _BYTES), content.payload
         name = _encode_name(self.target.name)
         excluded = pack_ids(self.excluded)
-        fields = b"" if self.trace is None else _encode_fields(self.trace)
+        fields = _encode_fields(self.trace, self.excluded_user)
         version = VERSION_WITH_FIELDS if fields else VERSION
         header = _HEADER.pack(
             MAGIC, version, kind, bytes.fromhex(self.origin), self.target.kind, len(name), len(excluded)
@@ -196,19 +203,20 @@ def decode(data: bytes, max_bytes: int | None = None) -> Envelope:
     except ValueError as error:
         raise UndecodableError(str(error)) from error
     payload_start = ids_end
-    trace = None
+    trace = excluded_user = None
     if version == VERSION_WITH_FIELDS:
         fields, payload_start = _decode_fields(data, ids_end)
-        trace = _decode_trace(fields)
+        trace, excluded_user = _decode_trace(fields), fields.get(_EXCLUDED_USER)
     try:
         target = Target(TargetKind(target_kind), _decode_name(data[_HEADER.size : name_end]))
-        content = _decode_content(kind, data[payload_start:])
-    except (ValueError, ConfigurationError) as error:  # UnicodeDecodeError is a ValueError
+        content = _decode_content(kind, target, data[payload_start:])
+        user = None if excluded_user is None else excluded_user.decode()
+    except (ValueError, ConfigurationError) as error:  # UnicodeDecodeError and InvalidName are ValueErrors
         raise UndecodableError(str(error)) from error
-    return Envelope(origin.hex(), target, content, excluded, trace)
+    return Envelope(origin.hex(), target, content, excluded, trace, user)
 
 
-def _decode_content(kind: int, payload: bytes) -> Message | Close:
+def _decode_content(kind: int, target: Target, payload: bytes) -> Message | Close | Move:
     if kind == _TEXT:
         payload.decode()  # a client would be closed with 1007 for it, whoever published it
         return Message(payload, is_text=True)
@@ -217,21 +225,32 @@ def _decode_content(kind: int, payload: bytes) -> Message | Close:
     if kind == _CLOSE and len(payload) >= _CODE.size:
         (code,) = _CODE.unpack_from(payload)
         return Close(code, payload[_CODE.size :].decode())
+    if kind in (_JOIN, _LEAVE) and target.kind is TargetKind.USER:
+        return Move(check_name("room", payload.decode()), kind == _JOIN)
     raise UndecodableError("unknown content")
 
 
-def _encode_fields(trace: TraceContext) -> bytes:
-    """Return the fields with their length before them; nothing if there are none.
+def _encode_fields(trace: TraceContext | None, excluded_user: str | None) -> bytes:
+    """Return the fields with their length before them; nothing if there are none."""
+    fields = b"" if trace is None else _encode_trace(trace)
+    if excluded_user is not None:
+        fields += _field(_EXCLUDED_USER, excluded_user.encode())
+    return _FIELDS.pack(len(fields)) + fields if fields else b""
 
-    A trace is worth less than the message, so nothing in it can fail.
-    """
+
+def _encode_trace(trace: TraceContext) -> bytes:
+    """Return the fields of a trace. It is worth less than the message, so nothing in it can fail."""
     traceparent, tracestate = (part.encode("latin-1", "replace") for part in trace)
     if not 0 < len(traceparent) <= MAX_FIELD_BYTES:
         return b""
-    fields = _FIELD.pack(_TRACEPARENT, len(traceparent)) + traceparent
+    fields = _field(_TRACEPARENT, traceparent)
     if 0 < len(tracestate) <= MAX_FIELD_BYTES:
-        fields += _FIELD.pack(_TRACESTATE, len(tracestate)) + tracestate
-    return _FIELDS.pack(len(fields)) + fields
+        fields += _field(_TRACESTATE, tracestate)
+    return fields
+
+
+def _field(number: int, value: bytes) -> bytes:
+    return _FIELD.pack(number, len(value)) + value
 
 
 def _decode_fields(data: bytes, start: int) -> tuple[dict[int, bytes], int]:

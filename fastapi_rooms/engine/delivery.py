@@ -2,17 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from fastapi_rooms.domain.connection import Connection, Outbox
 from fastapi_rooms.domain.counters import Counters
+from fastapi_rooms.domain.envelope import Envelope, Target
 from fastapi_rooms.domain.messages import Close, Message
+from fastapi_rooms.domain.move import Move
 from fastapi_rooms.domain.registry import Registry
+from fastapi_rooms.domain.stats import Stats
 from fastapi_rooms.engine.hooks import Announcer, Hooks
 from fastapi_rooms.engine.lifecycle import TOO_SLOW, Cause, Lifecycle
 from fastapi_rooms.engine.outbound.fan_out import fan_out
 from fastapi_rooms.engine.outbound.outbox import Outbox as WrittenOutbox
-from fastapi_rooms.engine.references import NOBODY
+from fastapi_rooms.engine.references import LeftOut
+from fastapi_rooms.telemetry.telemetry import Telemetry, start_telemetry
 
 logger = logging.getLogger("fastapi_rooms")
 
@@ -37,8 +41,30 @@ class Delivery:
         self._flusher = lifecycle.flusher
         self._hooks = hooks
         self._announcer = announcer
+        self.telemetry: Telemetry | None = None  # from start to stop, if OpenTelemetry is set up by then
 
-    def deliver(self, outboxes: Collection[Outbox], content: Message | Close, excluded: frozenset[str]) -> int:
+    def reach(self, target: Target, content: Message | Close, out: LeftOut) -> int:
+        """Hand a message to all of a target who are here, or close them; measured, if anybody measures."""
+        here = self._registry.outboxes(target)
+        excluded = out.here(self._registry)
+        if self.telemetry is None:
+            return self.deliver(here, content, excluded)
+        return self.telemetry.deliver(self.deliver, target, here, content, excluded)
+
+    def hear(self, envelope: Envelope) -> None:
+        """Do the same with what another node has published."""
+        target, content = envelope.target, envelope.content
+        assert not isinstance(content, Move), "which is delivered to nobody"
+        here = self._registry.outboxes(target)
+        excluded = LeftOut(envelope.excluded, envelope.excluded_user).here(self._registry)
+        if self.telemetry is None:
+            self.deliver(here, content, excluded)
+        else:
+            self.telemetry.hear(self.deliver, here, envelope, content, excluded)
+
+    def deliver(
+        self, outboxes: Collection[Outbox], content: Message | Close, excluded: frozenset[str] = frozenset()
+    ) -> int:
         """Hand a message to connections of this node, or close them; return how many were reached.
 
         The verdicts are acted on afterwards, since that changes the registry.
@@ -55,14 +81,24 @@ class Delivery:
             self._give_up(outbox)
         return handed
 
+    def start_telemetry(self, stats: Callable[[], Stats]) -> None:
+        """Measure from now on, if OpenTelemetry is set up. Idempotent."""
+        self.telemetry = start_telemetry(stats, self.telemetry)
+
+    def stop_telemetry(self, stats: Callable[[], Stats]) -> None:
+        """Measure no more, and report how it ended."""
+        telemetry, self.telemetry = self.telemetry, None
+        if telemetry is not None:
+            telemetry.stop(stats())
+
     async def send_here(self, outboxes: Collection[Outbox], content: Message | Close) -> int:
         """Hand a message to connections of this node whoever they are, or close them; return how many were reached."""
-        reached = self.deliver(outboxes, content, NOBODY)
+        reached = self.deliver(outboxes, content)
         if reached and isinstance(content, Close):
             await asyncio.sleep(0)  # the close frames of those who are not behind go out now
         return reached
 
-    def close(self, outboxes: Collection[Outbox], close: Close, excluded: frozenset[str] = NOBODY) -> int:
+    def close(self, outboxes: Collection[Outbox], close: Close, excluded: frozenset[str] = frozenset()) -> int:
         """Close connections of this node; return how many."""
         connections: list[Connection] = [outbox.connection for outbox in outboxes]
         closed = [connection for connection in connections if connection.connection_id not in excluded]

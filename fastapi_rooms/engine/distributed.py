@@ -23,6 +23,7 @@ from fastapi_rooms.domain.envelope import (
 )
 from fastapi_rooms.domain.errors import BackendUnavailable, ManagerNotStarted
 from fastapi_rooms.domain.messages import Close, Message
+from fastapi_rooms.domain.move import Move
 from fastapi_rooms.domain.registry import Left
 from fastapi_rooms.domain.revocation import Revocation
 from fastapi_rooms.domain.seldom import Seldom
@@ -31,9 +32,8 @@ from fastapi_rooms.engine.admission.admission import AuthorizeJoin, Limiter
 from fastapi_rooms.engine.hooks import Hooks, check_hook
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.many_nodes import ManyNodes
-from fastapi_rooms.engine.references import NOBODY
+from fastapi_rooms.engine.references import NOBODY, LeftOut
 from fastapi_rooms.tasks import wait_for
-from fastapi_rooms.telemetry.telemetry import start_telemetry
 
 logger = logging.getLogger("fastapi_rooms")
 
@@ -141,7 +141,7 @@ class DistributedWebSocketManager(ConnectionManager):
             self._backend.subscribe((EVERYBODY,))
             await self._backend.start(self._node_id, _Ear(self._hear, self._missed), required=required)
             self._runs_on = loop
-            self._telemetry = start_telemetry(self.stats, self._telemetry)
+            self._parts.delivery.start_telemetry(self.stats)
             self._was_started = True
 
     async def stop(self) -> None:
@@ -157,29 +157,22 @@ class DistributedWebSocketManager(ConnectionManager):
             loop = asyncio.get_running_loop()
             if unanswered := [told for told in self._unanswered if told.get_loop() is loop]:
                 await asyncio.wait(unanswered)
-            await self._parts.revoked.stop()
-            await self._parts.announcer.stop()
-            await self._parts.drain.stop()
+            await self._parts.end_what_runs()
             self._parts.drain.shut()  # who came now would hear nobody
-            self._stop_telemetry()
             self._home.leave()
 
     # What it does beside the manager of one node
 
-    async def _send(self, target: Target, content: Message | Close, excluded: frozenset[str] = NOBODY) -> int:
+    async def _send(self, target: Target, content: Message | Close, out: LeftOut = NOBODY) -> int:
         self._check_started()
-        here = self._registry.outboxes(target)
-        if target.kind is TargetKind.CONNECTION and here:
+        if target.kind is TargetKind.CONNECTION and (here := self._registry.outboxes(target)):
             return await self._parts.delivery.send_here(here, content)  # by id, nobody is left out
-        telemetry = self._telemetry
+        telemetry = self._parts.delivery.telemetry
         trace = None if telemetry is None else telemetry.trace()
-        envelope = Envelope(self._node_id, target, content, excluded, trace)
+        envelope = Envelope(self._node_id, target, content, out.ids, trace, out.user_id)
         check_size(envelope, self.settings.max_envelope_bytes)
         # Neither waits, so that the order of the calls is the order here and everywhere.
-        if telemetry is None:
-            reached = self._deliver(here, content, excluded)
-        else:
-            reached = telemetry.deliver(self._deliver, target, here, content, excluded)
+        reached = self._reach(target, content, out)
         told = self._backend.publish(envelope)
         try:
             await self._answer(told)
@@ -201,11 +194,18 @@ class DistributedWebSocketManager(ConnectionManager):
             ) from error
 
     def _many_nodes(self) -> ManyNodes:
-        return ManyNodes(self._follow, self._unfollow, self._recheck, lambda: self.status)
+        return ManyNodes(self._follow, self._want, self._unfollow, self._tell, self._recheck, lambda: self.status)
 
     async def _follow(self, targets: Collection[Target]) -> None:
         self._check_started()
         await self._backend.subscribe(targets)
+
+    def _want(self, target: Target) -> None:
+        self._backend.subscribe((target,))
+
+    async def _tell(self, target: Target, move: Move) -> None:
+        self._check_started()
+        await self._answer(self._backend.publish(Envelope(self._node_id, target, move)))
 
     def _unfollow(self, left: Left | None) -> None:
         if left is None:
@@ -246,13 +246,13 @@ class DistributedWebSocketManager(ConnectionManager):
     # What the backend tells
 
     def _hear(self, envelope: Envelope) -> None:
-        here = self._registry.outboxes(envelope.target)
-        if envelope.target.kind is TargetKind.USER and isinstance(envelope.content, Close):
-            self._parts.revoked.note(envelope.target.name, envelope.content, envelope.excluded)
-        if self._telemetry is None:
-            self._deliver(here, envelope.content, envelope.excluded)
-        else:
-            self._telemetry.hear(self._deliver, here, envelope)
+        target, content = envelope.target, envelope.content
+        if isinstance(content, Move):
+            self._parts.membership.move(target.name, content)
+            return
+        if target.kind is TargetKind.USER and isinstance(content, Close):
+            self._parts.revoked.note(target.name, content, envelope.excluded)
+        self._parts.delivery.hear(envelope)
 
     def _missed(self, gap: Gap) -> None:
         logger.warning(
@@ -273,7 +273,7 @@ class DistributedWebSocketManager(ConnectionManager):
         # Kept first: who is too late to hear finds it. In a cluster the two go to different servers, and for as long as
         # one of these is the slower, a node that begins to listen in between can miss both.
         kept = self._parts.revoked.keep_soon(target.name, revocation)
-        reached = await self._send(target, close, revocation.excluded)
+        reached = await self._send(target, close, LeftOut(revocation.excluded))
         if kept is not None and self.settings.publish_failure == "raise":
             await asyncio.wait([kept])
             error = BackendUnavailable("the manager was stopped") if kept.cancelled() else kept.exception()

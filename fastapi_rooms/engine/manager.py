@@ -21,9 +21,9 @@ from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.inbound.handshake import accept
 from fastapi_rooms.engine.many_nodes import ONE_NODE, ManyNodes
 from fastapi_rooms.engine.parts import Parts
-from fastapi_rooms.engine.references import NOBODY, Excluded, Reference, ids, meant
+from fastapi_rooms.engine.references import NOBODY, Excluded, LeftOut, Reference, ids, is_id, left_out, meant
 from fastapi_rooms.engine.sessions import Sessions
-from fastapi_rooms.telemetry.telemetry import Telemetry, start_telemetry
+from fastapi_rooms.engine.users import Users
 
 
 class ConnectionManager(DeprecatedNames):
@@ -64,9 +64,8 @@ class ConnectionManager(DeprecatedNames):
         self._parts = parts = Parts(settings, authorize_join, limiter, hooks, self._many_nodes())
         self.settings = parts.settings
         self._registry = parts.registry
-        self._deliver = parts.delivery.deliver
+        self._reach = parts.delivery.reach
         self._sessions = Sessions(self, parts)
-        self._telemetry: Telemetry | None = None  # from start to stop, if OpenTelemetry is set up by then
         self._find = parts.find
         self._home = parts.home  # its lock is held while it starts or stops
 
@@ -89,6 +88,11 @@ class ConnectionManager(DeprecatedNames):
     def is_draining(self) -> bool:
         """Whether this node refuses new connections, since it is being stopped."""
         return self._parts.drain.is_on
+
+    @property
+    def users(self) -> Users:
+        """What concerns all connections of a user at once: rooms that they join and leave."""
+        return self._parts.users
 
     def stats(self) -> Stats:
         """Return how this node is doing, in one snapshot. Takes about 0.2 ms per thousand connections."""
@@ -141,7 +145,7 @@ class ConnectionManager(DeprecatedNames):
             Exception: Whatever the server raises when the client went during the handshake.
         """
         self._home.settle()
-        expires = None if expires_at is None else as_datetime(expires_at)
+        expires = as_datetime(expires_at)
         answer = partial(accept, websocket, subprotocol, headers)
         connection, is_new = await self._parts.entrance.connect(
             self, websocket, room, user_id, metadata, expires, authorize_join, answer
@@ -188,8 +192,7 @@ class ConnectionManager(DeprecatedNames):
         Raises:
             ConfigurationError: The time has no zone.
         """
-        when = None if expires_at is None else as_datetime(expires_at)
-        return self._parts.lifecycle.refresh(self._find(connection), when)
+        return self._parts.lifecycle.refresh(self._find(connection), as_datetime(expires_at))
 
     # Sending
 
@@ -203,7 +206,7 @@ class ConnectionManager(DeprecatedNames):
         """
         encoded = encode(message, message_type)
         if isinstance(websocket, str):
-            return await self._send(connection_target(websocket), encoded) == 1
+            return is_id(websocket) and await self._send(connection_target(websocket), encoded) == 1
         connection = self._find(websocket)
         return connection is not None and await self._parts.delivery.send_here((connection._outbox,), encoded) == 1
 
@@ -216,24 +219,35 @@ class ConnectionManager(DeprecatedNames):
         return await self._send(user_target(user_id), encode(message, message_type))
 
     async def broadcast(
-        self, message: Any, message_type: MessageType | str | None = None, exclude: Excluded = ()
+        self,
+        message: Any,
+        message_type: MessageType | str | None = None,
+        exclude: Excluded = (),
+        *,
+        exclude_user: str | None = None,
     ) -> int:
-        """Send to everybody.
+        """Send to everybody, but for connections that are left out, or a user with all of hers.
 
         Raises:
             MessageError: The message cannot be encoded; nobody was sent anything.
         """
-        return await self._send(EVERYBODY, encode(message, message_type), ids(exclude))
+        return await self._send(EVERYBODY, encode(message, message_type), left_out(exclude, exclude_user))
 
     async def broadcast_to_room(
-        self, room: str, message: Any, message_type: MessageType | str | None = None, exclude: Excluded = ()
+        self,
+        room: str,
+        message: Any,
+        message_type: MessageType | str | None = None,
+        exclude: Excluded = (),
+        *,
+        exclude_user: str | None = None,
     ) -> int:
-        """Send to the members of a room, 0 if there is no such room.
+        """Send to the members of a room, 0 if there is no such room. Leaves out whom `broadcast` does.
 
         Raises:
             MessageError: The message cannot be encoded; nobody was sent anything.
         """
-        return await self._send(room_target(room), encode(message, message_type), ids(exclude))
+        return await self._send(room_target(room), encode(message, message_type), left_out(exclude, exclude_user))
 
     # Closing
 
@@ -248,12 +262,12 @@ class ConnectionManager(DeprecatedNames):
             ConfigurationError: The code may not be sent.
         """
         close = Close(code, reason)
-        if isinstance(target, str):
+        if not isinstance(target, str):
+            connection = self._find(target)
+            if connection is not None:
+                await self._parts.delivery.send_here((connection._outbox,), close)
+        elif is_id(target):
             await self._send(connection_target(target), close)
-            return
-        connection = self._find(target)
-        if connection is not None:
-            await self._parts.delivery.send_here((connection._outbox,), close)
 
     async def close_user(
         self, user_id: str, code: int = CloseCode.NORMAL, reason: str = "", exclude: Excluded = ()
@@ -286,7 +300,7 @@ class ConnectionManager(DeprecatedNames):
         async with self._home.settle():
             self._home.settle()  # a stop that this has waited for has left it
             await self._parts.drain.resume()  # after a stop which was cancelled
-            self._telemetry = start_telemetry(self.stats, self._telemetry)
+            self._parts.delivery.start_telemetry(self.stats)
 
     async def drain(self, seconds: float | None = None) -> None:
         """Refuse new connections with 503, and close those that are here with 1012, a few at a time.
@@ -316,24 +330,13 @@ class ConnectionManager(DeprecatedNames):
         """
         async with self._home.settle():
             await self._parts.end_everybody()
-            await self._parts.announcer.stop()
-            await self._parts.drain.stop()
-            self._stop_telemetry()
+            await self._parts.end_what_runs()
             self._home.leave()
 
-    def _stop_telemetry(self) -> None:
-        telemetry, self._telemetry = self._telemetry, None
-        if telemetry is not None:
-            telemetry.stop(self.stats())
-
-    async def _send(self, target: Target, content: Message | Close, excluded: frozenset[str] = NOBODY) -> int:
+    async def _send(self, target: Target, content: Message | Close, out: LeftOut = NOBODY) -> int:
         """Send to a target, wherever it is; return how many connections of this node it reached. A seam."""
         self._home.check()
-        here = self._registry.outboxes(target)
-        if self._telemetry is None:
-            reached = self._deliver(here, content, excluded)
-        else:
-            reached = self._telemetry.deliver(self._deliver, target, here, content, excluded)
+        reached = self._reach(target, content, out)
         if reached and isinstance(content, Close):
             await asyncio.sleep(0)  # the close frames of those who are not behind go out now
         return reached
@@ -344,4 +347,4 @@ class ConnectionManager(DeprecatedNames):
 
     async def _close_user(self, target: Target, close: Close, revocation: Revocation) -> int:
         """Close the connections of a user. A seam: one node has nobody for whom to keep it."""
-        return await self._send(target, close, revocation.excluded)
+        return await self._send(target, close, LeftOut(revocation.excluded))

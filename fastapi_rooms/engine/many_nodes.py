@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fastapi_rooms.domain.backend_state import BackendStatus
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.envelope import Target
+from fastapi_rooms.domain.move import Move
 from fastapi_rooms.domain.registry import Left
 
 
@@ -15,8 +16,12 @@ class ManyNodes:
 
     follow: Callable[[Collection[Target]], Awaitable[None]]
     """Waits until this node hears what others send to rooms and users that have connections here."""
+    want: Callable[[Target], None]
+    """Begins the same without waiting."""
     unfollow: Callable[[Left | None], None]
     """Stops hearing about what has no connections here any more."""
+    tell: Callable[[Target, Move], Awaitable[None]]
+    """Has the others move the connections of a user; waits until they were told. Sent at the call."""
     recheck: Callable[[Connection], Awaitable[None]]
     """Looks again, when nothing is missed any more, whether a user may come in. Raises `HandshakeRefused` if not."""
     status: Callable[[], BackendStatus | None]
@@ -27,7 +32,15 @@ async def _follow_nobody(targets: Collection[Target]) -> None:
     pass
 
 
+def _want_nobody(target: Target) -> None:
+    pass
+
+
 def _unfollow_nobody(left: Left | None) -> None:
+    pass
+
+
+async def _tell_nobody(target: Target, move: Move) -> None:
     pass
 
 
@@ -39,5 +52,5 @@ def _have_no_status() -> None:
     pass
 
 
-ONE_NODE = ManyNodes(_follow_nobody, _unfollow_nobody, _know_all, _have_no_status)
+ONE_NODE = ManyNodes(_follow_nobody, _want_nobody, _unfollow_nobody, _tell_nobody, _know_all, _have_no_status)
 """There are no others: nothing is missed."""

@@ -1,11 +1,17 @@
 """Who joins and leaves rooms, when the connection is there already."""
 
+import logging
+
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.envelope import room_target
+from fastapi_rooms.domain.errors import TooManyRooms
+from fastapi_rooms.domain.move import Move
 from fastapi_rooms.domain.registry import Registry
 from fastapi_rooms.engine.admission.admission import Admission
 from fastapi_rooms.engine.hooks import Announcer, Hooks
 from fastapi_rooms.engine.many_nodes import ManyNodes
+
+logger = logging.getLogger("fastapi_rooms")
 
 
 class Membership:
@@ -43,12 +49,22 @@ class Membership:
         if connection is None or connection not in self._registry:
             return False
         self._admission.check_room_limit(connection, room)
-        is_new = room not in connection._rooms
-        self._registry.join(connection, room)
-        if is_new and connection._is_announced:
-            self._announcer.tell(self._hooks.joined, connection, room)
+        self._add(connection, room)
         await self._nodes.follow((target,))
         return True
+
+    def move(self, user_id: str, move: Move) -> int:
+        """Have all connections of a user here join or leave a room; return how many did.
+
+        Nobody is asked, since the app has decided. Who is in as many rooms as it may be stays out, and that is counted.
+        """
+        user = list(self._registry.of_user(user_id))
+        if not move.joins:
+            return sum(self.leave(connection, move.room) for connection in user)
+        joined = [connection for connection in user if self._enter(connection, move.room)]
+        if joined:
+            self._nodes.want(room_target(move.room))
+        return len(joined)
 
     def leave(self, connection: Connection | None, room: str) -> bool:
         """End a membership; False if there was none."""
@@ -59,3 +75,21 @@ class Membership:
             self._announcer.tell(self._hooks.left, connection, room)
         self._nodes.unfollow(left)
         return True
+
+    def _enter(self, connection: Connection, room: str) -> bool:
+        """Make a connection a member if it is none; return whether it became one."""
+        if room in connection._rooms:
+            return False
+        try:
+            self._admission.check_room_limit(connection, room)
+        except TooManyRooms as error:
+            logger.info("%r does not join: %s", connection, error)
+            return False
+        self._add(connection, room)
+        return True
+
+    def _add(self, connection: Connection, room: str) -> None:
+        is_new = room not in connection._rooms
+        self._registry.join(connection, room)
+        if is_new and connection._is_announced:
+            self._announcer.tell(self._hooks.joined, connection, room)

@@ -25,6 +25,7 @@ from fastapi_rooms.engine.lifecycle import Lifecycle
 from fastapi_rooms.engine.many_nodes import ManyNodes
 from fastapi_rooms.engine.membership import Membership
 from fastapi_rooms.engine.references import Reference, find
+from fastapi_rooms.engine.users import Users
 from fastapi_rooms.tasks import HomeLoop, end_tasks
 
 T = TypeVar("T")
@@ -96,6 +97,7 @@ class Parts:
         self.tasks = self.lifecycle.tasks
         self.entrance = Entrance(self.admission, self.revoked, self.lifecycle)
         self.membership = Membership(self.registry, self.admission, hooks, self.announcer, nodes)
+        self.users = Users(self.membership, nodes, self.home)
         self.readers = Readers(settings, self.counters, None if limiter is None else self.admission.ask_limiter)
 
     def find(self, reference: Reference) -> Connection | None:
@@ -134,6 +136,13 @@ class Parts:
         await end_tasks(self.readers.tasks)
         await self.tasks.stop()
         await self.announcer.finish(self.settings.disconnect_grace)  # while the other nodes can still be told
+
+    async def end_what_runs(self) -> None:
+        """End what is left beside connections, once nobody is here any more. Cancelled, it is half done."""
+        await self.revoked.stop()
+        await self.announcer.stop()
+        await self.drain.stop()
+        self.delivery.stop_telemetry(self.stats)
 
 
 def _checked(name: str, kind: type[T], value: T | None, example: str) -> T | None:

@@ -18,7 +18,6 @@ from fastapi_rooms.engine.inbound.claimed import claim
 from fastapi_rooms.engine.inbound.reader import Reader
 from fastapi_rooms.engine.inbound.received import Received
 from fastapi_rooms.engine.parts import Parts
-from fastapi_rooms.engine.references import NOBODY
 
 T = TypeVar("T")
 
@@ -110,7 +109,7 @@ class Sessions:
             )
         if isinstance(encoded, Close):
             return await self._parts.delivery.send_here((outbox,), encoded) == 1
-        handed = self._deliver((outbox,), encoded, NOBODY) == 1
+        handed = self._deliver((outbox,), encoded) == 1
         outbox.write_at_once()
         if outbox.is_writing:
             await self._wait_for_peer(outbox)

@@ -58,13 +58,19 @@ class Telemetry:
         """Deliver what was sent on this node; return how many were reached."""
         return self._measure(self._here, deliver, target, outboxes, content, excluded)
 
-    def hear(self, deliver: Deliver, outboxes: Collection[Outbox], envelope: Envelope) -> None:
+    def hear(
+        self,
+        deliver: Deliver,
+        outboxes: Collection[Outbox],
+        envelope: Envelope,
+        content: Message | Close,
+        excluded: frozenset[str],
+    ) -> None:
         """Deliver what was published on another node, in a span of its own if that was in one."""
-        target, content, excluded = envelope.target, envelope.content, envelope.excluded
         end = self._begin_span(envelope)
         reached = 0
         try:
-            reached = self._measure(self._elsewhere, deliver, target, outboxes, content, excluded)
+            reached = self._measure(self._elsewhere, deliver, envelope.target, outboxes, content, excluded)
         finally:
             end(reached)
 

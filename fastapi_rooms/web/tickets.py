@@ -123,7 +123,7 @@ class Tickets:
             sole(headers.getlist("host")),
             is_secure=is_secure,
             issued_at=datetime.now(UTC),
-            expires_at=None if expires_at is None else as_datetime(expires_at),
+            expires_at=as_datetime(expires_at),
         )
         if kept is None:
             raise HTTPException(403, "this page cannot be given a ticket: it has no HTTP origin")

@@ -278,6 +278,34 @@ async def test_sending_types() -> None:
         assert await close_code(client) == 4000
 
 
+async def test_sending_users() -> None:
+    async with (
+        served("sending") as site,
+        site.connect("/ws/hall", {"X-Name": "Ann"}) as ann,
+        site.connect("/ws/kitchen", {"X-Name": "Bob"}) as bob,
+    ):
+        assert (await site.http.put("/rooms/kitchen/users/Ann")).json() == 1
+        await bob.send("go")
+        received = [await receive(ann) for _ in range(4)]
+        assert received[1:] == ["to everybody in the room", "to the others", "to everybody"]
+        assert (await site.http.delete("/rooms/kitchen/users/Ann")).json() == 1
+        assert [await receive(bob) for _ in range(5)][-1] == "Ann has to go"
+        await bob.send("go")
+        assert await receive(ann) == "to every connection of Ann"
+        assert await receive(ann) == "to everybody"
+
+
+async def test_sending_reply() -> None:
+    async with served("sending") as site, site.connect("/ws/a", {"X-Name": "Ann"}) as ann:
+        module = sys.modules["sending"]
+        (connection,) = module.rooms.manager.get_user_connections("Ann")
+        async with site.connect("/whispers") as client:
+            await send_json(client, {"to": connection.connection_id, "text": "psst"})
+            assert await receive(ann) == "psst"
+            await send_json(client, {"to": "Ann", "text": "psst"})
+            assert await receive(client) == "nobody there"
+
+
 async def test_background() -> None:
     async with served("background") as site, site.connect("/prices") as client:
         first = (await receive_json(client))["price"]

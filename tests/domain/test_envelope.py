@@ -25,6 +25,7 @@ from fastapi_rooms.domain.envelope import (
 )
 from fastapi_rooms.domain.errors import MessageError
 from fastapi_rooms.domain.messages import Close, Message
+from fastapi_rooms.domain.move import Move
 
 examples = settings(max_examples=150, deadline=None)
 
@@ -39,13 +40,19 @@ texts = st.text().map(lambda text: Message(text.encode(), is_text=True))
 blobs = st.binary().map(lambda data: Message(data, is_text=False))
 codes = st.sampled_from([1000, 1001, 1002, 1003, 1007, 1012, 1014, 3000, 3999, 4000, 4999])
 closes = st.builds(Close, codes, anything)
-envelopes = st.builds(Envelope, ids, targets, texts | blobs | closes, st.frozensets(ids, max_size=5))
+names = st.text(st.characters(codec="ascii", exclude_categories=["C"]), min_size=1, max_size=255)
+left_out = {"excluded": st.frozensets(ids, max_size=5), "excluded_user": st.none() | names}
+moves = st.builds(Envelope, ids, st.builds(user_target, names), st.builds(Move, names, st.booleans()))
+envelopes = st.builds(Envelope, ids, targets, texts | blobs | closes, **left_out) | moves
 
 
 def plain(envelope):
     content = envelope.content
-    said = (content.code, content.reason) if isinstance(content, Close) else (content.is_text, content.payload)
-    return envelope.origin, envelope.target, said, envelope.excluded
+    if isinstance(content, Close):
+        content = content.code, content.reason
+    elif isinstance(content, Message):
+        content = content.is_text, content.payload
+    return envelope.origin, envelope.target, content, envelope.excluded, envelope.excluded_user
 
 
 def text(payload=b"hello"):
@@ -160,8 +167,38 @@ def test_what_is_no_id_is_left_out_of_those_who_are_left_out():
                 b"c"
             ),
         ),
+        (
+            Envelope(ORIGIN, user_target("a"), Move("kü", joins=True)),
+            (
+                b"fr\x01\x04"
+                b"\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff"
+                b"\x02\x00\x00\x00\x01\x00\x00\x00\x00"
+                b"a"
+                b"k\xc3\xbc"
+            ),
+        ),
+        (
+            Envelope(ORIGIN, user_target("a"), Move("k", joins=False)),
+            (
+                b"fr\x01\x05"
+                b"\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff"
+                b"\x02\x00\x00\x00\x01\x00\x00\x00\x00"
+                b"a"
+                b"k"
+            ),
+        ),
+        (
+            Envelope(ORIGIN, EVERYBODY, text(b"p"), excluded_user="ü"),
+            (
+                b"fr\x02\x01"
+                b"\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff"
+                b"\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+                b"\x00\x05\x03\x00\x02\xc3\xbc"
+                b"p"
+            ),
+        ),
     ],
-    ids=["text", "bytes", "close", "empty"],
+    ids=["text", "bytes", "close", "empty", "join", "leave", "without a user"],
 )
 def test_the_layout_is_this_to_the_byte(envelope, data):
     assert envelope.encode() == data
@@ -231,7 +268,13 @@ def test_a_pickle_is_not_unpickled(protocol):
         (raw(version=0), "another version"),
         (raw(version=3), "another version"),
         (raw(content=0), "unknown content"),
+        (raw(content=6), "unknown content"),
         (raw(content=4), "unknown content"),
+        (raw(content=5, kind=0), "unknown content"),
+        (raw(content=4, kind=2, payload=b""), "room is empty"),
+        (raw(content=5, kind=2, payload=b"\n"), "control character"),
+        (raw(content=4, kind=2, payload=b"\xff"), "utf-8"),
+        (raw(version=2, payload=b"\x00\x04\x03\x00\x01\xff"), "utf-8"),
         (raw(kind=4), "4 is not a valid TargetKind"),
         (raw(name=b"\xff"), "utf-8"),
         (raw(payload=b"\xff"), "utf-8"),

@@ -13,7 +13,9 @@ from engine.fakes import FakeWire, Peer, connected, is_empty, run_clocked, texts
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError, ConnectionEnded, MessageError, NotConnectedError
 from fastapi_rooms.domain.messages import Close, MessageType
+from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import RoomsSettings
+from fastapi_rooms.engine import references
 from fastapi_rooms.engine.admission.handshake_refused import HandshakeRefused
 from fastapi_rooms.engine.hooks import Hooks
 from fastapi_rooms.engine.manager import ConnectionManager
@@ -522,6 +524,39 @@ async def test_nobody_is_left_out_by_an_empty_exclusion(manager, exclude):
     peer, _ = await connected(manager)
     assert await manager.broadcast("all", exclude=exclude) == 1
     assert await texts(peer) == [["all"]]
+
+
+async def test_a_user_is_left_out_with_all_connections(manager):
+    ann = [(await connected(manager, "a", "ann"))[0] for _ in range(2)]
+    (bob_peer, bob), (eve_peer, _) = await connected(manager, "a", "bob"), await connected(manager, "a")
+    assert await manager.broadcast("all", exclude_user="ann") == 2
+    assert await manager.broadcast_to_room("a", "room", exclude=bob, exclude_user="ann") == 1
+    assert await texts(*ann, bob_peer, eve_peer) == [[], [], ["all"], ["all", "room"]]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda manager: manager.send_personal("ann", "hi"),
+        lambda manager: manager.close("ann"),
+        lambda manager: manager.join_room("ann", "b"),
+        lambda manager: manager.leave_room("ann", "a"),
+        lambda manager: manager.broadcast("hi", exclude="ann"),
+        lambda manager: manager.broadcast_to_room("a", "hi", exclude=["ann"]),
+        lambda manager: manager.close_user("bob", exclude="ann"),
+    ],
+)
+async def test_a_user_in_place_of_a_connection_is_nobody_and_that_is_said(manager, call, caplog, monkeypatch):
+    monkeypatch.setattr(references, "_mistakes_said", Seldom())
+    peer, _ = await connected(manager, "a", "ann")
+    await call(manager)
+    await call(manager)
+    [told] = [record.getMessage() for record in caplog.records]
+    assert told == (
+        "'ann' is no connection_id, which has 32 hexadecimal digits: take `connection.connection_id`. All connections "
+        "of a user are reached by send_to_user and close_user, and left out by exclude_user (said once a minute)"
+    )
+    assert peer.close_codes == []
 
 
 async def test_many_can_be_left_out_in_mixed_forms(manager):

@@ -461,7 +461,7 @@ async def test_what_cannot_be_recorded_is_delivered(numbers, manager, monkeypatc
     def fail(*_args):
         raise RuntimeError("no numbers today")
 
-    monkeypatch.setattr(manager._telemetry._instruments, "record", fail)
+    monkeypatch.setattr(manager._parts.delivery.telemetry._instruments, "record", fail)
     peer, _ = await connected(manager, "kitchen")
     for _ in range(3):
         assert await manager.broadcast_to_room("kitchen", "hello") == 1
@@ -470,7 +470,7 @@ async def test_what_cannot_be_recorded_is_delivered(numbers, manager, monkeypatc
 
 
 async def test_who_comes_while_somebody_collects_waits(numbers, manager):
-    instruments = manager._telemetry._instruments
+    instruments = manager._parts.delivery.telemetry._instruments
     with instruments._lock:
         collecting = asyncio.create_task(asyncio.to_thread(numbers.points))
         done, _ = await asyncio.wait({collecting}, timeout=0.05)

@@ -227,7 +227,7 @@ async def test_without_a_tracer_provider_no_trace_travels(numbers):
     peer, _ = await connected(there, "kitchen")
     sampled = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1))
     with trace.use_span(NonRecordingSpan(sampled)):
-        assert here._telemetry.trace() is None
+        assert here._parts.delivery.telemetry.trace() is None
         await here.broadcast_to_room("kitchen", "hello")
     await until(lambda: peer.texts)
     for manager in managers:

@@ -22,14 +22,14 @@ def managers():
 async def check_it_measures_nothing():
     for manager in managers():
         await manager.start()
-        assert manager._telemetry is None
+        assert manager._parts.delivery.telemetry is None
         peer, _ = await connected(manager, "kitchen")
         sampled = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1))
         with trace.use_span(NonRecordingSpan(sampled)):
             assert await manager.broadcast_to_room("kitchen", "hello") == 1
         assert await texts(peer) == [["hello"]]
         await manager.stop()
-        assert manager._telemetry is None
+        assert manager._parts.delivery.telemetry is None
 
 
 async def test_the_api_alone_measures_nothing():
@@ -95,5 +95,5 @@ async def test_one_that_did_not_begin_is_not_measured(numbers):
     manager = DistributedWebSocketManager(cluster.backends[0])
     with pytest.raises(Exception, match="cut off"):
         await manager.start(required=True)
-    assert manager._telemetry is None
+    assert manager._parts.delivery.telemetry is None
     assert numbers.points() == {}

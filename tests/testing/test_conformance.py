@@ -15,6 +15,7 @@ from fastapi_rooms.backends.memory import Hub, LocalStore, MemoryBackend
 from fastapi_rooms.domain.backend_state import BackendStatus
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target, TargetKind, decode
 from fastapi_rooms.domain.messages import Close, Message
+from fastapi_rooms.domain.move import Move
 from fastapi_rooms.testing import BackendConformance
 
 
@@ -149,6 +150,18 @@ class ForgetsReasons(MemoryBackend):
         if isinstance(content, Close):
             content = Close(content.code)
         return super().publish(Envelope(envelope.origin, envelope.target, content, envelope.excluded))
+
+
+class ForgetsMoves(MemoryBackend):
+    def publish(self, envelope):
+        if isinstance(envelope.content, Move):
+            envelope = Envelope(envelope.origin, envelope.target, Move(envelope.content.room, joins=True))
+        return super().publish(envelope)
+
+
+class ForgetsExcludedUsers(MemoryBackend):
+    def publish(self, envelope):
+        return super().publish(Envelope(envelope.origin, envelope.target, envelope.content, envelope.excluded))
 
 
 class ForgetsExcluded(MemoryBackend):
@@ -498,7 +511,9 @@ WRONG = [
     (MakesText, "nothing_arrives_as_nothing"),
     (MakesText, "a_megabyte_arrives"),
     (ForgetsReasons, "closes_arrive_with_code_and_reason"),
+    (ForgetsMoves, "moves_arrive_with_their_room"),
     (ForgetsExcluded, "who_is_left_out_arrives"),
+    (ForgetsExcludedUsers, "who_is_left_out_arrives"),
     (SubscribesLate, "hears_all_that_is_published_once_a_subscription_is_ready"),
     (OnlyTheFirstWaits, "hears_all_that_is_published_once_a_subscription_is_ready"),
     (SharesOneFuture, "is_ready_for_the_others_when_one_does_not_wait_any_longer"),

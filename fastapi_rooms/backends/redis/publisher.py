@@ -1,6 +1,7 @@
 """For code that is no web process: a worker, a cron job, a script."""
 
 from asyncio import Lock
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,6 +11,7 @@ from fastapi_rooms.backends.redis.backend import RedisBackend
 from fastapi_rooms.backends.redis.places import Source
 from fastapi_rooms.domain.backend_state import BackendStatus, Gap
 from fastapi_rooms.domain.close_codes import CloseCode
+from fastapi_rooms.domain.connection_id import ConnectionId
 from fastapi_rooms.domain.envelope import Envelope
 from fastapi_rooms.domain.errors import BackendUnavailable
 from fastapi_rooms.domain.messages import MessageType
@@ -31,6 +33,27 @@ class _Deaf:
 
     def missed(self, gap: Gap) -> None:
         """Miss nothing."""
+
+
+class PublisherUsers:
+    """Has all connections of a user join and leave rooms, on all nodes. See `ConnectionManager.users`.
+
+    Args:
+        publications: Who knows the steps.
+        carry_out: Who does them.
+    """
+
+    def __init__(self, publications: Publications, carry_out: Callable[[Steps], Awaitable[None]]) -> None:
+        self._publications = publications
+        self._carry_out = carry_out
+
+    async def join_room(self, user_id: str, room: str) -> None:
+        """Make all connections of a user members of a room. Nobody is asked. Raises as `Publisher.broadcast` does."""
+        await self._carry_out(self._publications.move_user(user_id, room, joins=True))
+
+    async def leave_room(self, user_id: str, room: str) -> None:
+        """End all memberships of a user in a room. Raises as `Publisher.broadcast` does."""
+        await self._carry_out(self._publications.move_user(user_id, room, joins=False))
 
 
 class Publisher:
@@ -107,35 +130,55 @@ class Publisher:
             self._is_started = False
             self._home.leave()
 
+    @property
+    def users(self) -> PublisherUsers:
+        """What concerns all connections of a user at once: rooms that they join and leave."""
+        return PublisherUsers(self._publications, self._carry_out)
+
     async def broadcast(
-        self, message: Any, message_type: MessageType | str | None = None, exclude: Excluded = ()
+        self,
+        message: Any,
+        message_type: MessageType | str | None = None,
+        exclude: Excluded = (),
+        *,
+        exclude_user: str | None = None,
     ) -> None:
-        """Send to everybody but the `connection_id`s that are left out.
+        """Send to everybody but the `connection_id`s that are left out, or a user with all connections.
 
         Raises:
             MessageError: The message cannot be encoded, or is too large.
             ConfigurationError: What is left out is no `connection_id`.
+            InvalidName: No user can be called that.
             BackendUnavailable: Redis did not take it in time; nobody knows whether it arrived.
         """
-        await self._carry_out(self._publications.broadcast(message, message_type, exclude))
+        await self._carry_out(self._publications.broadcast(message, message_type, exclude, exclude_user))
 
     async def broadcast_to_room(
-        self, room: str, message: Any, message_type: MessageType | str | None = None, exclude: Excluded = ()
+        self,
+        room: str,
+        message: Any,
+        message_type: MessageType | str | None = None,
+        exclude: Excluded = (),
+        *,
+        exclude_user: str | None = None,
     ) -> None:
-        """Send to the members of a room. Raises as `broadcast` does."""
-        await self._carry_out(self._publications.broadcast_to_room(room, message, message_type, exclude))
+        """Send to the members of a room. Leaves out whom `broadcast` does, and raises as it does."""
+        steps = self._publications.broadcast_to_room(room, message, message_type, exclude, exclude_user)
+        await self._carry_out(steps)
 
     async def send_to_user(self, user_id: str, message: Any, message_type: MessageType | str | None = None) -> None:
         """Send to all connections of a user. Raises as `broadcast` does."""
         await self._carry_out(self._publications.send_to_user(user_id, message, message_type))
 
     async def send_personal(
-        self, connection_id: str, message: Any, message_type: MessageType | str | None = None
+        self, connection_id: ConnectionId, message: Any, message_type: MessageType | str | None = None
     ) -> None:
         """Send to one connection, wherever it is. Raises as `broadcast` does."""
         await self._carry_out(self._publications.send_personal(connection_id, message, message_type))
 
-    async def close_connection(self, connection_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+    async def close_connection(
+        self, connection_id: ConnectionId, code: int = CloseCode.NORMAL, reason: str = ""
+    ) -> None:
         """Close one connection, behind what was sent to it before. Raises as `close_user` does."""
         await self._carry_out(self._publications.close_connection(connection_id, code, reason))
 

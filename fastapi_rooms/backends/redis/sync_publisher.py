@@ -1,6 +1,7 @@
 """`Publisher` for code without an event loop."""
 
 import os
+from collections.abc import Callable
 from math import ceil
 from types import TracebackType
 from typing import Any, Self
@@ -17,12 +18,34 @@ from fastapi_rooms.backends.redis.channels import Channels
 from fastapi_rooms.backends.redis.dialing import Server, unavailable
 from fastapi_rooms.backends.redis.places import ClusterSeeds, Place, SentinelMaster, Source, locate
 from fastapi_rooms.domain.close_codes import CloseCode
+from fastapi_rooms.domain.connection_id import ConnectionId
 from fastapi_rooms.domain.errors import BackendUnavailable
 from fastapi_rooms.domain.messages import MessageType
 from fastapi_rooms.domain.settings import RoomsSettings
 
 # Who does not say which library it is has two answers less to wait for.
 _NAMELESS = {"driver_info": None} if hasattr(redis, "driver_info") else {"lib_name": None, "lib_version": None}
+
+
+class SyncPublisherUsers:
+    """Has all connections of a user join and leave rooms, on all nodes. See `ConnectionManager.users`.
+
+    Args:
+        publications: Who knows the steps.
+        carry_out: Who does them.
+    """
+
+    def __init__(self, publications: Publications, carry_out: Callable[[Steps], None]) -> None:
+        self._publications = publications
+        self._carry_out = carry_out
+
+    def join_room(self, user_id: str, room: str) -> None:
+        """Make all connections of a user members of a room. Nobody is asked. Raises as `Publisher.broadcast` does."""
+        self._carry_out(self._publications.move_user(user_id, room, joins=True))
+
+    def leave_room(self, user_id: str, room: str) -> None:
+        """End all memberships of a user in a room. Raises as `Publisher.broadcast` does."""
+        self._carry_out(self._publications.move_user(user_id, room, joins=False))
 
 
 class SyncPublisher:
@@ -70,25 +93,48 @@ class SyncPublisher:
         if client is not None:
             client.close()
 
-    def broadcast(self, message: Any, message_type: MessageType | str | None = None, exclude: Excluded = ()) -> None:
-        """Send to everybody but the `connection_id`s that are left out. Raises as `Publisher.broadcast` does."""
-        self._carry_out(self._publications.broadcast(message, message_type, exclude))
+    @property
+    def users(self) -> SyncPublisherUsers:
+        """What concerns all connections of a user at once: rooms that they join and leave."""
+        return SyncPublisherUsers(self._publications, self._carry_out)
+
+    def broadcast(
+        self,
+        message: Any,
+        message_type: MessageType | str | None = None,
+        exclude: Excluded = (),
+        *,
+        exclude_user: str | None = None,
+    ) -> None:
+        """Send to everybody but the `connection_id`s that are left out, or a user with all connections.
+
+        Raises as `Publisher.broadcast` does.
+        """
+        self._carry_out(self._publications.broadcast(message, message_type, exclude, exclude_user))
 
     def broadcast_to_room(
-        self, room: str, message: Any, message_type: MessageType | str | None = None, exclude: Excluded = ()
+        self,
+        room: str,
+        message: Any,
+        message_type: MessageType | str | None = None,
+        exclude: Excluded = (),
+        *,
+        exclude_user: str | None = None,
     ) -> None:
-        """Send to the members of a room. Raises as `broadcast` does."""
-        self._carry_out(self._publications.broadcast_to_room(room, message, message_type, exclude))
+        """Send to the members of a room. Leaves out whom `broadcast` does, and raises as it does."""
+        self._carry_out(self._publications.broadcast_to_room(room, message, message_type, exclude, exclude_user))
 
     def send_to_user(self, user_id: str, message: Any, message_type: MessageType | str | None = None) -> None:
         """Send to all connections of a user. Raises as `broadcast` does."""
         self._carry_out(self._publications.send_to_user(user_id, message, message_type))
 
-    def send_personal(self, connection_id: str, message: Any, message_type: MessageType | str | None = None) -> None:
+    def send_personal(
+        self, connection_id: ConnectionId, message: Any, message_type: MessageType | str | None = None
+    ) -> None:
         """Send to one connection, wherever it is. Raises as `broadcast` does."""
         self._carry_out(self._publications.send_personal(connection_id, message, message_type))
 
-    def close_connection(self, connection_id: str, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+    def close_connection(self, connection_id: ConnectionId, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close one connection, behind what was sent to it before. Raises as `close_user` does."""
         self._carry_out(self._publications.close_connection(connection_id, code, reason))
 

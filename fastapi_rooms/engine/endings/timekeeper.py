@@ -28,12 +28,14 @@ LONGEST_SECONDS = 3600.0
 """How long a timer runs at most before the wall clock is looked at again: it may have been set."""
 
 
-def as_datetime(expires_at: Expiry) -> datetime:
-    """Return a time in UTC.
+def as_datetime(expires_at: Expiry | None) -> datetime | None:
+    """Return a time in UTC; None: never.
 
     Raises:
         ConfigurationError: It has no zone, so nobody knows when that is; or it is no time at all.
     """
+    if expires_at is None:
+        return None
     if isinstance(expires_at, datetime) and expires_at.tzinfo is None:
         raise ConfigurationError("expires_at has no zone: write datetime.now(UTC) + timedelta(...)")
     try:

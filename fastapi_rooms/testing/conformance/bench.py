@@ -12,6 +12,7 @@ from fastapi_rooms.backends.contract import Backend
 from fastapi_rooms.domain.envelope import EVERYBODY, Envelope, Target
 from fastapi_rooms.domain.errors import BackendUnavailable
 from fastapi_rooms.domain.messages import Close, Message
+from fastapi_rooms.domain.move import Move
 from fastapi_rooms.testing.recorder import Recorder, until
 
 MARK = b"\0mark of the bench\0"
@@ -42,10 +43,17 @@ class Node(Recorder):
         """Start the backend, for this node."""
         await self.backend.start(self.node_id, self, required=required)
 
-    def say(self, target: Target, content: Message | Close | str, excluded: Collection[str] = ()) -> Awaitable[object]:
+    def say(
+        self,
+        target: Target,
+        content: Message | Close | Move | str,
+        excluded: Collection[str] = (),
+        excluded_user: str | None = None,
+    ) -> Awaitable[object]:
         """Publish."""
         message = text(content) if isinstance(content, str) else content
-        return self.backend.publish(Envelope(self.node_id, target, message, frozenset(excluded)))
+        envelope = Envelope(self.node_id, target, message, frozenset(excluded), excluded_user=excluded_user)
+        return self.backend.publish(envelope)
 
     def heard(self, target: Target) -> list[str]:
         """Return the texts that were received for a target, in their order."""

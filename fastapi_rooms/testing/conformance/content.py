@@ -1,10 +1,12 @@
 """What arrives is what was published, to the byte."""
 
-from fastapi_rooms.domain.envelope import Envelope, room_target
+from fastapi_rooms.domain.envelope import Envelope, room_target, user_target
 from fastapi_rooms.domain.messages import Close, Message
+from fastapi_rooms.domain.move import Move
 from fastapi_rooms.testing.conformance.bench import Bench, text
 
 ROOM = room_target("kitchen")
+USER = user_target("ann")
 IDS = [f"{number:032x}" for number in range(100)]
 
 
@@ -40,6 +42,15 @@ class Content(Bench):
     async def test_closes_arrive_with_code_and_reason(self) -> None:
         await self._arrives(Close(), Close(4999, "bye"), Close(1012), Close(3000, "🦆" * 30), Close(1000, "\0"))
 
+    async def test_moves_arrive_with_their_room(self) -> None:
+        moves = [Move("kitchen", joins=True), Move("kitchen", joins=False), Move("🦆" * 60, joins=True)]
+        async with self.nodes(2) as (one, two):
+            await two.backend.subscribe((USER,))
+            for move in moves:
+                await self.within(one.say(USER, move))
+            arrived = await two.received(3, self.deadline)
+            assert [envelope.content for envelope in arrived] == moves
+
     async def test_who_is_left_out_arrives(self) -> None:
         async with self.nodes(2) as (one, two):
             await two.backend.subscribe((ROOM,))
@@ -47,9 +58,14 @@ class Content(Bench):
                 await self.within(one.say(ROOM, "hello", excluded))
             arrived: list[Envelope] = await two.received(3, self.deadline)
             assert [envelope.excluded for envelope in arrived] == [frozenset(), frozenset(IDS[:1]), frozenset(IDS)]
+            await self.within(one.say(ROOM, "hello", excluded_user="ännchen"))
+            *_, last = await two.received(4, self.deadline)
+            assert last.excluded_user == "ännchen"
 
 
-def _plain(content: Message | Close) -> tuple[object, ...]:
+def _plain(content: Message | Close | Move) -> tuple[object, ...]:
+    if isinstance(content, Message):
+        return content.is_text, content.payload
     if isinstance(content, Close):
         return content.code, content.reason
-    return content.is_text, content.payload
+    return content

@@ -3,6 +3,7 @@
 import asyncio
 from uuid import uuid4
 
+from fastapi_rooms.domain.connection_id import ConnectionId
 from fastapi_rooms.domain.envelope import EVERYBODY, Target, TargetKind, connection_target, room_target, user_target
 from fastapi_rooms.testing.conformance.bench import Bench
 
@@ -64,7 +65,7 @@ class Delivery(Bench):
                 assert two.heard(target) == [target.kind.name], "each arrives once, with its target"
 
     async def test_reaches_a_connection_through_those_subscribed_to_everybody(self) -> None:
-        connection = connection_target("0123456789abcdef0123456789abcdef")
+        connection = connection_target(ConnectionId("0123456789abcdef0123456789abcdef"))
         async with self.nodes(3) as (one, two, three):
             await self.within(one.say(connection, "you"))
             await self.settle(one, two, three)

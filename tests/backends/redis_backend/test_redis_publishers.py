@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 
 import pytest
 from opentelemetry import trace
@@ -20,13 +21,14 @@ from redis_nodes import ROOM, Node, running_nodes, some_settings
 from scripted_redis import LyingRedis, ScriptedRedis
 from support import until
 
-from fastapi_rooms import BackendUnavailable, ConfigurationError, MessageError, MessageType
+from fastapi_rooms import BackendUnavailable, ConfigurationError, InvalidName, MessageError, MessageType
 from fastapi_rooms.backends.memory import Hub, MemoryBackend
 from fastapi_rooms.backends.redis.channels import Channels
 from fastapi_rooms.backends.redis.publisher import Publisher
 from fastapi_rooms.backends.redis.sync_publisher import SyncPublisher
 from fastapi_rooms.domain.envelope import EVERYBODY, connection_target, user_target
 from fastapi_rooms.domain.messages import Close
+from fastapi_rooms.domain.move import Move
 from fastapi_rooms.domain.revocation import decode_revocation, revocation_keys
 
 ANN = user_target("ann")
@@ -48,7 +50,7 @@ class Either:
         self.settings = self.publisher._settings
 
     async def call(self, name, *args, **options):
-        method = getattr(self.publisher, name)
+        method = attrgetter(name)(self.publisher)
         if not inspect.iscoroutinefunction(method):
             return await asyncio.to_thread(method, *args, **options)
         return await method(*args, **options)
@@ -148,6 +150,27 @@ async def test_everybody_a_room_and_a_user_are_reached_and_closed(each_broker, m
     assert len({envelope.origin for envelope in node.envelopes}) == 1
     assert {envelope.excluded for envelope in node.envelopes[:9]} == {frozenset()}
     assert [envelope.excluded for envelope in node.envelopes[9:]] == [{one}, {one, other}, {one}]
+    await node.backend.stop()
+
+
+async def test_a_user_is_left_out_and_moved(each_broker, make):
+    either = make(each_broker.url)
+    node = await listening(either, each_broker)
+    await either.call("broadcast_to_room", "kitchen", "to others", exclude_user="ann")
+    await either.call("broadcast", "to others", exclude_user="ann")
+    await either.call("users.join_room", "ann", "kitchen")
+    await either.call("users.leave_room", "ann", "kitchen")
+    said = await node.received(4)
+    assert [(one.target, one.excluded_user) for one in said] == [
+        (ROOM, "ann"),
+        (EVERYBODY, "ann"),
+        (ANN, None),
+        (ANN, None),
+    ]
+    assert [one.content for one in said[2:]] == [Move("kitchen", joins=True), Move("kitchen", joins=False)]
+    for call in ("broadcast", "users.join_room"):
+        with pytest.raises(InvalidName):
+            await (either.call(call, "x", exclude_user="") if call == "broadcast" else either.call(call, "ann", ""))
     await node.backend.stop()
 
 

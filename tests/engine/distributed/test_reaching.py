@@ -10,7 +10,7 @@ from engine.distributed.calls import KITCHEN, LOG
 from engine.fakes import connected, is_empty, settled, texts
 from engine.scripted import OTHER_NODE, text
 from fastapi_rooms.domain.envelope import Envelope, connection_target, room_target, user_target
-from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError, MessageError
+from fastapi_rooms.domain.errors import BackendUnavailable, ConfigurationError, InvalidName, MessageError
 from fastapi_rooms.domain.messages import Close, MessageType
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
@@ -98,6 +98,30 @@ async def test_who_is_left_out_is_left_out_on_every_node(nodes, form, is_here):
     assert await texts(*(peer for peer, _ in peers)) == [
         [] if peer is left_out[0] else ["room", "all"] for peer, _ in peers
     ]
+
+
+@pytest.mark.parametrize("ends", [False, True])
+async def test_a_user_is_left_out_on_every_node_whatever_connections_there_are(nodes, ends):
+    one, *_ = nodes
+    ann = [(await connected(node, "kitchen", "ann"))[0] for node in nodes for _ in range(2)]
+    bob = [(await connected(node, "kitchen", "bob"))[0] for node in nodes]
+    peer, left_out = await connected(one, "kitchen")
+    if ends:
+        assert await one.broadcast_to_room("kitchen", 4000, "close", exclude=left_out, exclude_user="ann") == 1
+        await until(lambda: all(peer.close_codes == [4000] for peer in bob))
+        assert [peer.close_codes for peer in ann] == [[]] * 6
+    else:
+        assert await one.broadcast("all", exclude_user="ann") == 2
+        assert await one.broadcast_to_room("kitchen", "room", exclude_user="ann", exclude=left_out) == 1
+        assert await one.broadcast_to_room("kitchen", "room", exclude_user="nobody") == 4
+        assert await texts(*ann) == [["room"]] * 6
+        assert await texts(*bob) == [["all", "room", "room"]] * 3
+    assert await texts(peer) == [[] if ends else ["all", "room"]]
+    for user, error in (("", InvalidName), (7, ConfigurationError)):
+        with pytest.raises(error, match="exclude_user"):
+            await one.broadcast("all", exclude_user=user)
+        with pytest.raises(error, match="exclude_user"):
+            await one.broadcast_to_room("kitchen", "all", exclude_user=user)
 
 
 async def test_many_can_be_left_out_wherever_they_are(nodes):

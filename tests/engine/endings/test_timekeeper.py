@@ -83,13 +83,16 @@ def test_a_time_without_a_zone_is_nobodys_time(when):
         float("nan"),
         1e300,
         "1800000000",
-        None,
         datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
     ],
 )
 def test_what_is_no_time_is_refused_with_what_to_pass(when):
     with pytest.raises(ConfigurationError, match=r"is no time: .*Pass a datetime with its zone, or seconds since"):
         as_datetime(when)
+
+
+def test_who_has_no_time_never_expires():
+    assert as_datetime(None) is None
 
 
 @given(when=st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1)), hours=st.integers(-12, 14))  # noqa: DTZ001
