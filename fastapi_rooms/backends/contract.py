@@ -56,7 +56,7 @@ class Backend(Protocol):
         ...
 
     def subscribe(self, targets: Collection[Target]) -> Awaitable[None]:
-        """Want these from now on. Idempotent.
+        """Want these from now on: from the call, also if nobody awaits what it returns. Idempotent.
 
         The awaitable is ready when the broker has confirmed them all, or when the backend is degraded. Cancelling it
         does not change what is wanted.

@@ -27,6 +27,7 @@ from fastapi_rooms import (
     CloseCode,
     Connection,
     ConnectionDep,
+    ConnectionId,
     ConnectionManager,
     Incoming,
     ManagerDep,
@@ -101,9 +102,14 @@ async def endpoint(websocket: WebSocket) -> None:
     reveal_type(await manager.join_room(connection, "r"))  # is "bool"
     reveal_type(await manager.send_to_user("u", Say(type="say", text="hi"), "json"))  # is "int"
     reveal_type(await manager.close_room("r", 1000, "done"))  # is "int"
+    reveal_type(connection.connection_id)  # is ".*ConnectionId"
+    await manager.send_personal(ConnectionId("0" * 32), "hi")
+    await manager.broadcast("hi", exclude={connection.connection_id, websocket}, exclude_user="u")
+    reveal_type(await manager.users.leave_room("u", "r"))  # is "int"
 """
 
 NODES = """\
+import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
 from typing import Annotated, reveal_type
@@ -147,7 +153,8 @@ class Mine:
     async def publish(self, envelope: Envelope) -> None:
         reveal_type(envelope.encode())  # is "bytes"
 
-    async def subscribe(self, targets: Collection[Target]) -> None: ...
+    def subscribe(self, targets: Collection[Target]) -> Awaitable[None]:
+        return asyncio.sleep(0)
 
     def unsubscribe(self, targets: Collection[Target]) -> None: ...
 
@@ -194,6 +201,7 @@ async def work() -> None:
         reveal_type(publisher)  # is ".*Publisher"
         await publisher.broadcast_to_room("r", {"a": 1}, "json")
         await publisher.close_user("u", 4000, "why")
+        await publisher.users.join_room("u", "r")
         reveal_type(publisher.status)  # is ".*BackendStatus"
     with SyncPublisher("redis://localhost") as sync_publisher:
         reveal_type(sync_publisher)  # is ".*SyncPublisher"
@@ -269,6 +277,11 @@ async def handler(message: Incoming[Say], connection: Connection, manager: Conne
     await manager.join_room(connection)  # error: call-arg
     await connection.close(reason=7)  # error: arg-type
     connection.rooms.add("mine")  # error: attr-defined
+    await manager.send_personal("ann", "hi")  # error: arg-type
+    await manager.broadcast("hi", exclude="ann")  # error: arg-type
+    await manager.broadcast("hi", exclude=["ann"])  # error: list-item
+    await manager.broadcast("hi", exclude_user=connection)  # error: arg-type
+    await manager.users.join_room(connection, "r")  # error: arg-type
     connection.rooms = set()  # error: misc
     connection.metadata = 7  # error: .*
     async for text in connection.messages(str):
@@ -299,6 +312,8 @@ DistributedWebSocketManager(Receiving())  # error: arg-type
 DistributedWebSocketManager("redis://localhost").status.connected = True  # error: misc
 Publisher("redis://localhost").broadcast_to_room("hi")  # error: call-arg
 SyncPublisher("redis://localhost").close_user(7)  # error: arg-type
+SyncPublisher("redis://localhost").broadcast("hi", exclude="ann")  # error: arg-type
+SyncPublisher("redis://localhost").send_personal("ann", "hi")  # error: arg-type
 LocalCluster("redis://localhost")  # error: arg-type
 FastAPI(lifespan=rooms.router)  # error: arg-type
 handler("hi", None, None)  # error: arg-type
