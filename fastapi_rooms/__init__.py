@@ -22,6 +22,7 @@ from fastapi_rooms.domain.errors import (
     RoomsError,
     TooManyRooms,
 )
+from fastapi_rooms.domain.limits import Limits
 from fastapi_rooms.domain.messages import MessageType
 from fastapi_rooms.domain.refusal import Refusal
 from fastapi_rooms.domain.settings import Overflow, RoomsSettings
@@ -64,6 +65,7 @@ __all__ = [
     "Incoming",
     "InvalidName",
     "JoinRefused",
+    "Limits",
     "ManagerDep",
     "ManagerNotStarted",
     "MessageError",

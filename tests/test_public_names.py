@@ -32,6 +32,7 @@ NAMES = [
     "Incoming",
     "InvalidName",
     "JoinRefused",
+    "Limits",
     "ManagerDep",
     "ManagerNotStarted",
     "MessageError",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
     from fastapi_rooms.domain.messages import Close, Message
+    from fastapi_rooms.domain.settings import RoomsSettings
 
 T = TypeVar("T")
 
@@ -166,6 +167,7 @@ class Connection:
         "_phase",
         "_reader",
         "_rooms",
+        "_settings",
         "_user_id",
         "connected_at",
         "metadata",
@@ -181,6 +183,7 @@ class Connection:
         self._rooms: set[str] = set()  # written by the registry alone
         self._phase = Phase.NEW  # written by `engine/lifecycle.py` alone
         self._owner: Owner | None = None  # set when it is opened
+        self._settings: RoomsSettings | None = None  # of its route, if that has limits of its own
         self._outbox: Outbox  # set when it is opened: every registered connection has one
         self._reader: Any = None  # set by the engine when somebody asks for the messages
         self._authorize_join: Callable[[Connection, str], object] | None = None  # of its route, if that has one

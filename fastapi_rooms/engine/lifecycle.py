@@ -95,7 +95,6 @@ class Lifecycle:
         self.tasks = ConnectionTasks(settings.disconnect_grace, self.close)
         self._on_outbox_done = self._on_done  # one bound method for all outboxes
         self._failures_said = Seldom()
-        self._newest_counts = settings.overflow is Overflow.DROP_OLDEST
 
     @property
     def closing(self) -> int:
@@ -138,7 +137,8 @@ class Lifecycle:
         targets = [] if connection.user_id is None else [user_target(connection.user_id)]
         if room is not None:
             targets.append(room_target(room))
-        outbox = Outbox(connection, self._settings, self._counters, self.flusher, self._on_outbox_done)
+        settings = connection._settings or self._settings
+        outbox = Outbox(connection, settings, self._counters, self.flusher, self._on_outbox_done)
         connection._owner, connection._outbox, connection._phase = owner, outbox, Phase.OPENING
         self.opening[connection] = None
         self.flusher.watch(outbox)
@@ -162,10 +162,13 @@ class Lifecycle:
             self._begin(connection)
         elif connection.close_code == CloseCode.SERVICE_RESTART:
             self._counters.restarted += 1  # let in all the same, to get its close frame
-        if connection._phase is Phase.GONE:
-            return  # forgotten meanwhile: the socket is its endpoint's business
-        wire, compress = self._settings.wire, self._settings.compress_min_bytes
-        outbox.open(choose_wire(connection.websocket, wire, compress, newest_counts=self._newest_counts))
+        if connection._phase is Phase.GONE:  # forgotten meanwhile: the socket is its endpoint's business
+            outbox.abort()  # which may have had a close frame to write
+            return
+        newest_counts = settings.overflow is Overflow.DROP_OLDEST
+        outbox.open(
+            choose_wire(connection.websocket, settings.wire, settings.compress_min_bytes, newest_counts=newest_counts)
+        )
 
     def _is_unproven(self, connection: Connection) -> bool:
         """Return whether nobody of this user is here of whom is certain that his close would have been heard."""

@@ -4,20 +4,25 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_rooms.domain.backend_state import BackendStatus
-from fastapi_rooms.domain.connection import Connection, Outbox, Owner
+from fastapi_rooms.domain.connection import Connection, Outbox, Owner, Phase
 from fastapi_rooms.domain.errors import ConnectionEnded, RoomsError
 from fastapi_rooms.domain.incoming import Decoder, decoder_for
+from fastapi_rooms.domain.limits import RouteLimits
 from fastapi_rooms.domain.messages import Close, MessageType, encode
 from fastapi_rooms.domain.refusal import Refusal
 from fastapi_rooms.engine.inbound.claimed import claim
 from fastapi_rooms.engine.inbound.reader import Reader
 from fastapi_rooms.engine.inbound.received import Received
 from fastapi_rooms.engine.parts import Parts
+from fastapi_rooms.engine.references import connection_of
+
+if TYPE_CHECKING:
+    from fastapi_rooms.domain.settings import RoomsSettings
 
 T = TypeVar("T")
 
@@ -40,8 +45,23 @@ class Sessions:
         self._flusher = parts.flusher
         self._deliver = parts.delivery.deliver
         self._home = parts.home
+        self._limited: dict[RouteLimits, RoomsSettings] = {}  # one of each for all connections of a route
 
     # Before there is a connection
+
+    def limit(self, websocket: WebSocket, limits: RouteLimits) -> None:
+        """Let these limits count for a socket that is to be connected, in place of the manager's.
+
+        Raises:
+            NotConnectedError: The manager was told to forget it.
+        """
+        connection = connection_of(websocket)
+        if connection._phase is not Phase.NEW:
+            return  # connected by somebody else: what was begun with some limits goes on with them
+        settings = self._limited.get(limits)
+        if settings is None:
+            settings = self._limited[limits] = limits.over(self._parts.settings)
+        connection._settings = settings
 
     def check_handshake(self, websocket: WebSocket) -> None:
         """Refuse foreign HTTP origins, and everybody while this node is draining.
@@ -144,7 +164,10 @@ class Sessions:
         """Return the reader of a connection, made at the first call. Once it reads, nobody else may receive."""
         reader: Reader | None = connection._reader
         if reader is None:
-            reader = connection._reader = Reader(connection, self._owner, self._parts.readers)
+            readers, settings = self._parts.readers, connection._settings
+            if settings is not None:
+                readers = readers.like(settings)
+            reader = connection._reader = Reader(connection, self._owner, readers)
             claim(connection.websocket)
             if connection not in self._registry or connection.websocket.client_state is WebSocketState.DISCONNECTED:
                 reader.end()  # nothing will come, and no server says so twice

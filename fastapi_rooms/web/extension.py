@@ -10,6 +10,7 @@ from starlette.datastructures import State
 from starlette.routing import BaseRoute, Mount
 
 from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.domain.limits import Limits
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.admission.admission import AuthorizeJoin, Limiter
 from fastapi_rooms.engine.distributed import BackendSource, DistributedWebSocketManager, OnGap
@@ -117,7 +118,7 @@ class RoomsExtension:
                     for state in states:
                         _take_manager(state, self.manager)
 
-    def ws_route(
+    def ws_route(  # noqa: PLR0913 - as that has
         self,
         path: str,
         *,
@@ -127,6 +128,7 @@ class RoomsExtension:
         authorize_join: Callable[..., Any] | None = None,
         dependencies: Sequence[Source] = (),
         subprotocols: Sequence[str] = (),
+        limits: Limits | None = None,
         name: str | None = None,
     ) -> Callable[[F], F]:
         """Register a WebSocket route on `router`. See `fastapi_rooms.ws_route`."""
@@ -139,6 +141,7 @@ class RoomsExtension:
             authorize_join=authorize_join,
             dependencies=dependencies,
             subprotocols=subprotocols,
+            limits=limits,
             name=name,
         )
 

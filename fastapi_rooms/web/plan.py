@@ -13,6 +13,7 @@ from fastapi import Depends, params
 from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.domain.limits import Limits, RouteLimits
 from fastapi_rooms.engine.admission.questions import check_answers
 from fastapi_rooms.web.answer import Answer, read_answer
 from fastapi_rooms.web.dependencies import get_manager
@@ -44,6 +45,8 @@ class Options:
     """What is asked before a join, with connection, room, and what `JOIN` was filled with."""
     subprotocols: tuple[str, ...]
     """Which it speaks, the best first."""
+    limits: RouteLimits | None
+    """What counts in place of the manager's settings."""
 
     @property
     def sources(self) -> list[params.Depends]:
@@ -90,6 +93,7 @@ def read_options(
     authorize_join: Callable[..., Any] | None = None,
     dependencies: Sequence[Source] = (),
     subprotocols: Iterable[str] = (),
+    limits: Limits | None = None,
 ) -> Options:
     """Read what `ws_route` was called with; `path` has the prefix of its router.
 
@@ -116,6 +120,7 @@ def read_options(
         dependencies=(Depends(check_handshake), *(read_source("dependencies", source) for source in dependencies)),
         authorize_join=authorize_join,
         subprotocols=check_subprotocols(subprotocols),
+        limits=None if limits is None else RouteLimits(limits),
     )
 
 

@@ -14,7 +14,9 @@ from fastapi.routing import APIWebSocketRoute
 from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.errors import ConfigurationError
+from fastapi_rooms.domain.limits import Limits
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.sessions import sessions_of
 from fastapi_rooms.web.handlers import Handler
 from fastapi_rooms.web.identity import Identity
 from fastapi_rooms.web.plain_http import answer_plain_http
@@ -37,6 +39,7 @@ def ws_route(  # noqa: PLR0913 - by name, and each may be left out
     authorize_join: Callable[..., Any] | None = None,
     dependencies: Sequence[Source] = (),
     subprotocols: Sequence[str] = (),
+    limits: Limits | None = None,
     name: str | None = None,
 ) -> Callable[[F], F]:
     """Register a WebSocket route. The decorated function stays callable as it was written.
@@ -62,10 +65,12 @@ def ws_route(  # noqa: PLR0913 - by name, and each may be left out
         dependencies: Further dependencies, solved first.
         subprotocols: Which the route speaks, the best first: the first that the client offers is accepted, and is
             `connection.subprotocol`. A client that offers none of them is let in without one.
+        limits: What counts for its connections in place of the limits in `RoomsSettings`. Whose dependency connects by
+            itself has those of the manager.
         name: The name of the route; the handler's by default.
 
     Raises:
-        ConfigurationError: The handler or the template cannot work.
+        ConfigurationError: The handler, the template or a limit cannot work.
     """
     if not isinstance(path, str):
         raise ConfigurationError('ws_route takes a path: write @rooms.ws_route("/ws") or @ws_route(router, "/ws")')
@@ -82,6 +87,7 @@ def ws_route(  # noqa: PLR0913 - by name, and each may be left out
         authorize_join=authorize_join,
         dependencies=dependencies,
         subprotocols=subprotocols,
+        limits=limits,
     )
 
     def register(function: F) -> F:
@@ -113,6 +119,7 @@ def _endpoint(plan: Plan) -> Callable[..., Coroutine[Any, Any, None]]:
     """Return what FastAPI calls with all that it has filled."""
     handler = Handler(plan.function, plan.message_parameter, plan.message_type, plan.answer)
     template, authorize_join, spoken = plan.template, plan.options.authorize_join, plan.options.subprotocols
+    limits = plan.options.limits
 
     def endpoint(**values: Any) -> Coroutine[Any, Any, None]:
         manager: ConnectionManager = values[plan.manager]
@@ -120,6 +127,8 @@ def _endpoint(plan: Plan) -> Callable[..., Coroutine[Any, Any, None]]:
         room = template.fill(values, websocket.path_params) if template is not None else values.get(ROOM)
         ours = {name: values.pop(name) for name in plan.ours}
         who = ours.get(USER)
+        if limits is not None:
+            sessions_of(manager).limit(websocket, limits)
         if spoken:
             choose_subprotocol(websocket, spoken)
         identity = who if isinstance(who, Identity) else Identity(_checked("user_id", str, who))

@@ -306,6 +306,23 @@ async def test_sending_reply() -> None:
             assert await receive(client) == "nobody there"
 
 
+async def test_limits_of_a_route() -> None:
+    async with (
+        served("limits_of_a_route") as site,
+        site.connect("/chat/a") as chat,
+        site.connect("/prices") as prices,
+    ):
+        await chat.send("hello")
+        assert await receive(chat) == "hello"
+        rooms = sys.modules["limits_of_a_route"].rooms
+        [watching] = rooms.manager.get_room_members("prices")
+        [talking] = rooms.manager.get_room_members("a")
+        assert (watching._outbox.settings.overflow, talking._outbox.settings.overflow) == ("drop_oldest", "close")
+        for _ in range(1_002):
+            await prices.send("quiet")
+        assert await receive_json(prices) == {"type": "error", "code": "rate_limited"}
+
+
 async def test_background() -> None:
     async with served("background") as site, site.connect("/prices") as client:
         first = (await receive_json(client))["price"]

@@ -235,6 +235,24 @@ async def test_a_connection_that_is_closed_during_the_handshake_is_closed_after_
     assert is_empty(manager)
 
 
+async def test_a_connection_that_is_closed_and_forgotten_during_the_handshake_leaves_nothing(manager):
+    peer = Peer()
+    peer.accepts.clear()
+    call = asyncio.create_task(manager.connect(peer.websocket, "a"))
+    await ticks()
+    await manager.broadcast_to_room("a", "lost")
+    await manager.close_room("a", 4000)
+    manager.disconnect(peer.websocket)
+    peer.accepts.set()
+    connection = await call
+    assert connection.close_code == 4000
+    assert await texts(peer) == [[]]
+    stats = manager.stats()
+    assert (stats.closing, stats.queued_messages, stats.dropped["lost"]) == (0, 0, 1)
+    assert not manager._parts.flusher._watched
+    assert is_empty(manager)
+
+
 async def test_who_waits_for_a_handshake_during_which_it_is_closed_learns_that_it_has_ended(manager):
     peer = Peer()
     peer.accepts.clear()

@@ -42,11 +42,21 @@ class Readers:
         self.rate = None if per_second is None else Rate(per_second, settings.messages_burst)
         self.expects_pongs = settings.heartbeat_interval is not None  # which are no business of the handlers
         self.tasks: set[asyncio.Task[None]] = set()
+        # By the id of their settings, which they keep: to hash these takes longer than all the rest of a handshake.
+        self._others: dict[int, Readers] = {}
         self._context = Context()  # of the call at the end of the tick; that of a reader is its connection's own
         # To be looked at at the end of this tick, each with the context in which it received: middleware around
         # `receive` expects to be in that of its connection, and its handler has not touched it for this message yet.
         self._due: list[tuple[TakesOver, Context]] = []
         self._loop: asyncio.AbstractEventLoop | None = None  # where the end-of-tick call is due; None: not due
+
+    def like(self, settings: RoomsSettings) -> "Readers":
+        """Return what readers with other limits share; made at the first call. The tasks are the same."""
+        found = self._others.get(id(settings))
+        if found is None:
+            found = self._others[id(settings)] = Readers(settings, self.counters, self.limiter)
+            found.tasks = self.tasks
+        return found
 
     def add(self, reader: TakesOver) -> None:
         """Look at a reader at the end of this tick. Called in the context of its connection."""

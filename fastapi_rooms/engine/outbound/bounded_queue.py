@@ -53,14 +53,15 @@ class BoundedQueue:
         flusher: Told once something waits.
 
     Attributes:
+        settings: Those of its connection.
         life: How far it has come.
         pending: The gate: what was offered in this tick. EMPTY: the flusher need not call; REFUSING: ask `offer`.
     """
 
-    __slots__ = ("_backlog", "_burst", "_counters", "_done", "_flusher", "_in_flight", "_settings", "life", "pending")
+    __slots__ = ("_backlog", "_burst", "_counters", "_done", "_flusher", "_in_flight", "life", "pending", "settings")
 
     def __init__(self, settings: RoomsSettings, counters: Counters, flusher: Flushes) -> None:
-        self._settings = settings
+        self.settings = settings
         self._counters = counters
         self._flusher = flusher
         self.life = TAKING
@@ -102,13 +103,13 @@ class BoundedQueue:
             return Verdict.ACCEPTED
         if self.life is not TAKING:
             return Verdict.GONE
-        if self._settings.overflow is Overflow.DROP_OLDEST:
+        if self.settings.overflow is Overflow.DROP_OLDEST:
             assert self._backlog is not None, "the gate is shut for what it holds"
-            self._counters.lost_messages += self._backlog.replace_oldest(message, self._settings)
+            self._counters.lost_messages += self._backlog.replace_oldest(message, self.settings)
             self._flusher.add(self)  # judged anew at the end of the tick
             return Verdict.ACCEPTED
         self._counters.lost_messages += 1
-        return Verdict.OVERFLOW if self._settings.overflow is Overflow.CLOSE else Verdict.DROPPED
+        return Verdict.OVERFLOW if self.settings.overflow is Overflow.CLOSE else Verdict.DROPPED
 
     async def wait_until_done(self) -> None:
         """Wait until nothing will be written any more: the close frame is out, or the peer is gone or aborted."""
@@ -148,7 +149,7 @@ class BoundedQueue:
     def _judge(self) -> None:
         """Shut the gate, or open it: does more wait than may?"""
         self._queue_pending()
-        if self._backlog is not None and self._backlog.exceeds(self._settings):
+        if self._backlog is not None and self._backlog.exceeds(self.settings):
             self.pending = REFUSING
         else:
             self._open_gate()

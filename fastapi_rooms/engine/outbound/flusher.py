@@ -253,7 +253,7 @@ class Flusher:
         if behind is None:
             self._watched[outbox] = None
         elif stall is None:
-            self._watched[outbox] = Stall(self._settings, now, behind)
+            self._watched[outbox] = Stall(outbox.settings, now, behind)
         elif stall.look_again(now, behind):
             self._unwatch(outbox)
             self._on_stall(outbox)

@@ -126,8 +126,8 @@ class Outbox(BoundedQueue):
         """
         if self.life is DONE or (
             not self.is_writing
-            and len(self) <= self._settings.outbox_messages // 2
-            and self.size <= self._settings.outbox_bytes // 2
+            and len(self) <= self.settings.outbox_messages // 2
+            and self.size <= self.settings.outbox_bytes // 2
         ):
             return
         if self._space is None:

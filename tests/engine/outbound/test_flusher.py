@@ -23,6 +23,7 @@ class FakeOutbox:
 
     def __init__(self):
         self.connection = "somebody"
+        self.settings = RoomsSettings(send_timeout=1)
         self.flushes = 0
         self.early = 0
         self.looked_at = []  # loop times

@@ -19,6 +19,7 @@ class Watched:
 
     def __init__(self, on_look=None):
         self.connection = "somebody"
+        self.settings = RoomsSettings(send_timeout=4)
         self.looked_at = []  # loop times
         self.has_gone = False
         self.stalled = False
