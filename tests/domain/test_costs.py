@@ -274,7 +274,8 @@ def measured(runner):
 
 @operations
 def test_it_runs_the_same_instructions_whatever_is_there(houses, measured, operation):
-    counts = [measured(instructions, operation, house)[0] for house in houses]
+    # The least of some, since now and then one finds that the timer of the sweep has just run out, and sets it.
+    counts = [min(measured(instructions, operation, house, times=3)) for house in houses]
     assert counts[0] > 0
     assert counts == counts[:1] * len(SIZES)
 
