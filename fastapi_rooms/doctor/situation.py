@@ -29,6 +29,17 @@ class Mounted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hidden:
+    """A route of `ws_route` that no path leads to."""
+
+    path: str
+    behind: str
+    """What takes its place, in words."""
+    at: str
+    """The path of that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class App:
     """The app object."""
 
@@ -43,11 +54,19 @@ class App:
     """What was registered with `on_event` and will not be called."""
     lost_routes: tuple[str, ...] = ()
     """Paths of routes that were put on an extension's router and are not in the app."""
+    hidden_routes: tuple[Hidden, ...] = ()
     mounted: tuple[Mounted, ...] = ()
+    came_through: bool = True
+    """A made-up handshake came through all that is between the server and the routes; if not, the next two say
+    nothing."""
+    arriving_send: str | None = None
+    """Who wrote the `send` that routes are given; None: the server."""
+    arriving_receive_is_lost: bool = False
+    """The server's socket cannot be found behind the `receive` that routes are given."""
     send_wrappers: tuple[str, ...] = ()
     """Middleware that passes a `send` of its own to WebSockets."""
     outer_layers: tuple[str, ...] = ()
-    """What the app is wrapped in, and was not looked into."""
+    """What the app is wrapped in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from situations import MIB, WELL, but
 from fastapi_rooms.doctor.checks_server import VERIFIED_UVICORN
 from fastapi_rooms.doctor.findings import Severity
 from fastapi_rooms.doctor.judging import CHECKS, judge
-from fastapi_rooms.doctor.situation import Mounted, OutputLimit, Start, Unreachable
+from fastapi_rooms.doctor.situation import Hidden, Mounted, OutputLimit, Start, Unreachable
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,6 +28,20 @@ SPEAKING = [
     ("several-managers", "error", "2 RoomsExtensions", but(app={"extensions": 2, "managers": 2})),
     ("several-managers", "warning", "3 managers", but(app={"managers": 3})),
     ("routes-lost", "error", "/ws/{room} and /news cannot", but(app={"lost_routes": ("/ws/{room}", "/news")})),
+    (
+        "hidden-routes",
+        "error",
+        "/ws/{room} and /news behind the mount of StaticFiles at /; /a behind the WebSocket route of b at /{c}. Routes",
+        but(
+            app={
+                "hidden_routes": (
+                    Hidden(path="/ws/{room}", behind="the mount of StaticFiles", at="/"),
+                    Hidden(path="/a", behind="the WebSocket route of b", at="/{c}"),
+                    Hidden(path="/news", behind="the mount of StaticFiles", at="/"),
+                )
+            }
+        ),
+    ),
     ("on-event-ignored", "error", "warm_up will never", but(app={"ignored_hooks": ("warm_up",)})),
     ("on-event-ignored", "error", "a, b and c will never", but(app={"ignored_hooks": ("a", "b", "c")})),
     ("mounted-lifespan", "warning", "one at /api has some", but(app={"mounted": (Mounted(path="/api"),)})),
@@ -44,8 +58,37 @@ SPEAKING = [
         but(app={"start": Start.UNSEEN, "mounted": (Mounted(path="/api", has_rooms=True),)}),
     ),
     ("http-origins-open", "warning", "every page in the world", but(settings={"allowed_origins": ("*",)})),
-    ("send-wrapped", "warning", "Loud passes", but(app={"send_wrappers": ("Loud",)})),
-    ("outer-layer", "note", "wrapped in Sentry", but(app={"outer_layers": ("Sentry",)})),
+    (
+        "send-wrapped",
+        "warning",
+        "Loud passes a `send` of its own to WebSockets. Each message then costs more CPU for each member. If it passes",
+        but(app={"came_through": False, "send_wrappers": ("Loud",)}),
+    ),
+    (
+        "send-wrapped",
+        "warning",
+        "but one of shop.Loud. Of the middleware of the app, this passes one of its own: Loud and Loader. Each message",
+        but(app={"arriving_send": "shop.Loud", "send_wrappers": ("Loud", "Loader")}),
+    ),
+    (
+        "send-wrapped",
+        "warning",
+        "but one of otel.send. No middleware of the app passes one of its own: this is around the app, or has patched",
+        but(app={"arriving_send": "otel.send"}),
+    ),
+    (
+        "send-wrapped",
+        "warning",
+        "costs more CPU for each member. The `receive` that comes with it does not say what it wraps",
+        but(app={"arriving_send": "otel.send", "arriving_receive_is_lost": True}),
+    ),
+    ("outer-layer", "note", "is wrapped in Sentry. Whether", but(app={"outer_layers": ("Sentry",)})),
+    (
+        "outer-layer",
+        "note",
+        "wrapped in Sentry, which was not looked into",
+        but(app={"outer_layers": ("Sentry",), "came_through": False}),
+    ),
     ("uvicorn-missing", "note", "not installed", but(without=["server"])),
     (
         "workers-without-redis",
@@ -124,6 +167,7 @@ SILENT = [
     ("http-origins-open", but(settings={"allowed_origins": ("https://example.com",)})),
     ("send-wrapped", but(without=["rooms"], app={"send_wrappers": ("Any",)})),
     ("send-wrapped", but(settings={"wire": "asgi"}, app={"send_wrappers": ("Any",)})),
+    ("send-wrapped", but(app={"arriving_receive_is_lost": True})),
     ("workers-without-redis", but(rooms={"joins_processes": False}, server={"workers": 1})),
     ("workers-without-redis", but(without=["rooms"])),
     ("stop-unlimited", but(without=["server"])),
