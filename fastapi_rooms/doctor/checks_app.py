@@ -196,6 +196,19 @@ def outer_layer(situation: Situation) -> Finding | None:
     )
 
 
+def info_unheard(situation: Situation) -> Finding | None:
+    """What the package says at INFO is lost."""
+    if situation.info_is_heard or situation.rooms is None:
+        return None
+    return note(
+        "INFO lines of the logger `fastapi_rooms` go nowhere, as far as can be seen without starting the app: they say "
+        "why clients were cut off, when a node drains, and what keeps frames from the fast way. Servers configure "
+        "their own loggers only, and all others say no more than warnings.",
+        "`logging.basicConfig(level=logging.INFO)` where the app is made, or a logging configuration that has these "
+        "lines. If the app configures logging at its start, which was not run here, --ignore info-unheard.",
+    )
+
+
 def _listed(names: list[str] | tuple[str, ...]) -> str:
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
@@ -212,4 +225,5 @@ CHECKS = (
     http_origins_open,
     send_wrapped,
     outer_layer,
+    info_unheard,
 )

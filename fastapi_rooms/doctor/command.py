@@ -11,6 +11,7 @@ from fastapi_rooms.doctor.broker_facts import ask_broker
 from fastapi_rooms.doctor.findings import Finding, Severity
 from fastapi_rooms.doctor.judging import CHECKS, judge
 from fastapi_rooms.doctor.loading import CannotLoad, Loaded, load
+from fastapi_rooms.doctor.log_facts import is_info_heard
 from fastapi_rooms.doctor.report import as_json, as_text, printable, wants_colours
 from fastapi_rooms.doctor.server_facts import CannotRead, NothingToDo, Started, read_command_line
 from fastapi_rooms.doctor.situation import Situation
@@ -88,6 +89,7 @@ async def look(started: Started, loaded: Loaded, proxy_timeout: float | None = N
         server=started.server,
         broker=await ask_broker(backend_of(manager_of(loaded))),
         proxy_timeout=proxy_timeout,
+        info_is_heard=is_info_heard(None if started.server is None else started.server.log_config),
         versions=installed(),
         required=required(),
     )

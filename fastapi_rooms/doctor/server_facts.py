@@ -83,6 +83,7 @@ def read_command_line(words: Sequence[str]) -> Started:
         proxy_headers=config.proxy_headers,
         trusted_proxies=tuple(one.strip() for one in str(config.forwarded_allow_ips).split(",")),
         lifespan=config.lifespan,
+        log_config=options["log_config"],
     )
     return Started(options["app"], options["app_dir"], options["factory"], server)
 

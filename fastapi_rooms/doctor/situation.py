@@ -99,6 +99,8 @@ class Server:
     proxy_headers: bool = True
     trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
     lifespan: str = "auto"
+    log_config: str | None = None
+    """The file that logging is configured with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +160,8 @@ class Situation:
     """None: the app uses no Redis."""
     proxy_timeout: float | None = None
     """After how many idle seconds a proxy closes a connection; None: nobody told."""
+    info_is_heard: bool = True
+    """INFO lines of this package go somewhere, as far as can be seen without starting the app."""
     versions: dict[str, str] = field(default_factory=dict)
     """What is installed, by name."""
     required: dict[str, str] = field(default_factory=dict)

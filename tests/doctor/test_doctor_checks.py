@@ -89,6 +89,7 @@ SPEAKING = [
         "wrapped in Sentry, which was not looked into",
         but(app={"outer_layers": ("Sentry",), "came_through": False}),
     ),
+    ("info-unheard", "note", "`logging.basicConfig(level=logging.INFO)` where the app", but(info_is_heard=False)),
     ("uvicorn-missing", "note", "not installed", but(without=["server"])),
     (
         "workers-without-redis",
@@ -168,6 +169,7 @@ SILENT = [
     ("send-wrapped", but(without=["rooms"], app={"send_wrappers": ("Any",)})),
     ("send-wrapped", but(settings={"wire": "asgi"}, app={"send_wrappers": ("Any",)})),
     ("send-wrapped", but(app={"arriving_receive_is_lost": True})),
+    ("info-unheard", but(without=["rooms"], info_is_heard=False)),
     ("workers-without-redis", but(rooms={"joins_processes": False}, server={"workers": 1})),
     ("workers-without-redis", but(without=["rooms"])),
     ("stop-unlimited", but(without=["server"])),

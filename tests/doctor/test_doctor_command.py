@@ -68,6 +68,23 @@ def test_as_a_process_of_its_own(workshop):
     assert "\x1b" not in ended.stdout
 
 
+LOGGED = {
+    "not at all": ("", [], True),
+    "by the app": ("import logging\nlogging.basicConfig(level=logging.INFO)\n", [], False),
+    "by a file": ("", ["--log-config", "log.json"], False),
+}
+
+
+@pytest.mark.parametrize(("head", "words", "is_lost"), LOGGED.values(), ids=LOGGED)
+def test_a_process_whose_logs_nobody_reads(workshop, head, words, is_lost):
+    workshop.write(head + GOOD)
+    workshop.write('{"version": 1, "handlers": {"a": {}}, "root": {"level": "INFO", "handlers": ["a"]}}', "log.json")
+    command = [sys.executable, "-m", "fastapi_rooms", "doctor", "shop:app", *words, *FLAGS]
+    ended = subprocess.run(command, cwd=workshop.folder, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ("\nnote     info-unheard\n" in ended.stdout) is is_lost
+
+
 def test_a_process_where_there_is_no_app(workshop):
     command = [sys.executable, "-m", "fastapi_rooms", "doctor", "shop:app"]
     ended = subprocess.run(command, cwd=workshop.folder, capture_output=True, text=True, timeout=30, check=False)
