@@ -140,6 +140,8 @@ def send_wrapped(situation: Situation) -> Finding | None:
         return None
     if rooms is None or rooms.settings.wire == "asgi":
         return None
+    if situation.server is not None and situation.uvicorn is None:
+        return None  # where frames go through ASGI in any case
     return warning(
         f"{_who_wraps(app)} Each message then costs more CPU for each member.{_is_receive_lost(app)}",
         "If it is yours, let it pass on the `send` that it was given when scope['type'] is 'websocket'. If it is "

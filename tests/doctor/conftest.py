@@ -31,7 +31,11 @@ class Workshop:
 @pytest.fixture
 def workshop(tmp_path, monkeypatch):
     for variable in os.environ:
-        if variable.startswith("UVICORN_") or variable in {"WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "NO_COLOR"}:
+        if variable.startswith(("UVICORN_", "GUNICORN_", "GRANIAN_", "H2CORN_")) or variable in {
+            "WEB_CONCURRENCY",
+            "FORWARDED_ALLOW_IPS",
+            "NO_COLOR",
+        }:
             monkeypatch.delenv(variable)
     ours = logging.getLogger("fastapi_rooms")
     level = ours.level

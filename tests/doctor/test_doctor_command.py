@@ -128,6 +128,48 @@ def test_variables_of_the_environment(workshop, checks, monkeypatch):
     assert checks("shop:app", *FLAGS) == (1, {"workers-without-redis": "error"})
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("gunicorn -w 4 shop:app", {"workers-without-redis": "error", "no-asgi": "error"}),
+        (
+            "gunicorn -w 4 -k uvicorn_worker.UvicornWorker -b unix:/run/x shop:app",
+            {
+                "workers-without-redis": "error",
+                "proxy-not-trusted": "warning",
+                "deflate-memory": "note",
+                "max-size": "note",
+            },
+        ),
+        (
+            "granian --interface asgi --workers 2 shop:app",
+            {"workers-without-redis": "error", "server-lacks": "warning"},
+        ),
+        ("hypercorn --no-such-option shop:app", {"server-lacks": "warning", "not-understood": "note"}),
+        ("h2corn shop:app", {"proxy-closes-idle": "warning", "server-lacks": "note"}),
+        ("other --workers 2 shop:app", {"workers-without-redis": "error", "server-lacks": "note"}),
+    ],
+)
+def test_another_server(workshop, checks, words, found):
+    workshop.write(GOOD)
+    code = int("error" in found.values())
+    assert checks("--server", *words.split()) == (code, found)
+    server, *others, app = words.split()
+    assert checks(app, *others, "--server", server) == (code, found)
+
+
+def test_the_words_of_another_server(workshop, doctor):
+    workshop.write(GOOD)
+    _, out, _ = doctor("--server", "gunicorn", "-k", "asgi", "shop:app")
+    assert "\nserver   gunicorn -k asgi, 1 worker\n" in out
+    code, out, err = doctor("--server", "gunicorn", "-w", "many", "shop:app")
+    assert (code, out, err) == (2, "", "doctor: workers: 'many' is not a number\n")
+    code, out, err = doctor("-w", "4", "shop:app")
+    assert (code, out) == (2, "")
+    assert err.startswith("doctor: uvicorn: No such option '-w'")
+    assert "--server gunicorn, granian" in err
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_bad_app(workshop, checks):
     workshop.write("""
@@ -286,7 +328,7 @@ def test_a_redis_that_stands_still_costs_seconds_only(workshop, broker):
 def test_the_page_shows_what_is_printed(workshop):
     page = (Path(__file__).parents[2] / "docs" / "guides" / "doctor.md").read_text()
     (app,) = re.findall(r'^```python title="main.py"\n(.*?)^```$', page, re.MULTILINE | re.DOTALL)
-    (command,) = re.findall(r"^\$ python (.*)$", page, re.MULTILINE)
+    command, *_ = re.findall(r"^\$ python (.*)$", page, re.MULTILINE)
     (shown,) = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     workshop.write(app, "main.py")
     printed = subprocess.run(

@@ -46,6 +46,12 @@ _RECEIVES = frozenset(
     }
 )
 
+WITHOUT_SOCKET = (
+    "a client that takes nothing cannot be aborted but is closed with 1013 when it goes on, and one that was closed "
+    "may go on sending for as long as the server lets it"
+)
+"""What is lost where the server's socket cannot be reached. The doctor says the same before the app runs."""
+
 _TEST_CLIENT = "testclient"  # the address of Starlette's, which is no server: what is missing is so on purpose
 _reported: set[str] = set()  # what stands between us and uvicorn, and was logged: one line per process is enough
 
@@ -156,10 +162,8 @@ def _report_fallback(websocket: WebSocket, send: Any, server: object) -> None:
             return
         name = code_name(send)
         what = (
-            "leads to no socket: frames go through ASGI, a client that takes nothing cannot be aborted but is closed "
-            "with 1013 when it goes on, and one that was closed may go on sending for as long as the server lets it. "
-            "Unless the server pings its clients and gives up who does not answer, set "
-            "RoomsSettings(heartbeat_interval=...)"
+            f"leads to no socket: frames go through ASGI, {WITHOUT_SOCKET}. Unless the server pings its clients and "
+            "gives up who does not answer, set RoomsSettings(heartbeat_interval=...)"
         )
     if name not in _reported:
         _reported.add(name)
