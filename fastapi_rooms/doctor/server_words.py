@@ -114,6 +114,10 @@ WORDS = {
 }
 
 
+_REPEATED = {"bind", "insecure_bind", "env", "env_files"}
+"""Those that are read here and may be given several times; of others the last counts."""
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise CannotRead(f"{self.prog}: {message}")
@@ -125,7 +129,8 @@ def _parser(kind: str) -> _Parser:
     for options, count in ((words.valued, None), (words.maybe, "?")):
         for option in options.split():
             names = option.split("|")
-            parser.add_argument(*names, dest=_dest(names[-1]), action="append", nargs=count)
+            dest = _dest(names[-1])
+            parser.add_argument(*names, dest=dest, action="append" if dest in _REPEATED else "store", nargs=count)
     for option in words.flags.split():
         names = option.split("|")
         dest = _dest(next(one for one in names if one.startswith("--")))

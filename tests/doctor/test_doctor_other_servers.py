@@ -51,6 +51,9 @@ class TestAll:
         started = read(kind, f"{line} shop:app")
         assert (started.target, started.server.not_understood) == ("shop:app", ("--foo",))
 
+    def test_the_last_word_counts(self, kind):
+        assert server(kind, "--workers 2 --workers 3").workers == 3
+
     def test_more_than_one_app(self, kind):
         assert read(kind, "shop:app other:app").server.not_understood == ("other:app",)
 
@@ -296,6 +299,7 @@ class TestH2corn:
         found = server("h2corn", "-b unix:/run/x --proxy-headers --forwarded-allow-ips 10.0.0.1 --lifespan off")
         assert (found.unix_socket, found.proxy_headers, found.trusts_unix_socket) == (True, True, False)
         assert (found.trusted_proxies, found.lifespan) == (("10.0.0.1",), "off")
+        assert server("h2corn", "--forwarded-allow-ips * --forwarded-allow-ips a,b").trusted_proxies == ("a", "b")
         found = server("h2corn", "--websocket-ping-interval 0 --websocket-ping-timeout 0")
         assert (found.ping_interval, found.ping_timeout) == (None, None)
 
