@@ -20,6 +20,7 @@ SWEEP = 1.25
 
 _WORKERS_FROM = {
     "uvicorn": "--workers or from $WEB_CONCURRENCY, which some platforms set for you",
+    "gunicorn": "--workers, from its file or from $WEB_CONCURRENCY, which some platforms set for you",
     "granian": "--workers or from $GRANIAN_WORKERS",
     "hypercorn": "--workers or from its file",
     "h2corn": "--workers, from $H2CORN_WORKERS or from its file",
@@ -46,7 +47,7 @@ def workers_without_redis(situation: Situation) -> Finding | None:
         f"{server.workers} workers and {joined}: each worker has rooms of its own, so that most users do not hear "
         "most others.",
         'Give the extension a Redis, `RoomsExtension("redis://…")`, or start one worker. The number comes from '
-        f"{_WORKERS_FROM.get(server.kind, _WORKERS_FROM['uvicorn'])}.",
+        f"{_WORKERS_FROM.get('gunicorn' if server.name.startswith('gunicorn') else server.kind, '--workers')}.",
     )
 
 

@@ -17,6 +17,8 @@ from fastapi_rooms.doctor.worker_class import uvicorn_settings
 
 _ASGI_WORKERS = {"asgi", "gunicorn.workers.gasgi.ASGIWorker"}
 _WSGI_WORKERS = {"sync", "gthread", "eventlet", "gevent", "gevent_wsgi", "gevent_pywsgi", "tornado"}
+_RENAMED = {"logconfig": "log_config", "logconfig_json": "log_config_json", "raw_env": "env"}
+"""What options are called in files."""
 _LOCAL = "127.0.0.1,::1"
 KILLED_AFTER = 30.0
 """The default of gunicorn's --graceful-timeout."""
@@ -26,25 +28,19 @@ H2CORN_PINGS, H2CORN_PONGS = 60.0, 30.0
 
 def _gunicorn(line: Sequence[str]) -> Started:
     by_line, app, unread = read_options("gunicorn", line)
-    by_variable, _, more_unread = read_options("gunicorn", shlex.split(os.environ.get("GUNICORN_CMD_ARGS", "")))
+    by_variable, _, more_unread = read_options("gunicorn", _split(os.environ.get("GUNICORN_CMD_ARGS", "")))
     told = Told([by_line, by_variable], [*unread, *more_unread])
-    file = told.text("config") or ("gunicorn.conf.py" if Path("gunicorn.conf.py").exists() else "")
-    if file.startswith("python:"):
-        told.unread.append(f"--config {file}")
-    elif file:
-        renamed = {"logconfig": "log_config", "logconfig_json": "log_config_json", "raw_env": "env"}
-        told.add_file(file.removeprefix("file:"), renamed)
+    if file := told.text("config") or ("gunicorn.conf.py" if Path("gunicorn.conf.py").exists() else ""):
+        told.add_file(file.removeprefix("file:"), _RENAMED)
     told.layers.append(_variables(workers="WEB_CONCURRENCY", forwarded_allow_ips="FORWARDED_ALLOW_IPS"))
-    for one in told.get("env") or ():
-        name, _, value = one.partition("=")
-        os.environ[name] = value
+    os.environ |= dict(one.split("=", 1) for one in told.each("env") if "=" in one)
     sys.path[:0] = told.listed("pythonpath")
     _enter(told.text("chdir"))
     return _started(app or told.text("wsgi_app"), "application", told, _of_gunicorn(told))
 
 
 def _of_gunicorn(told: Told) -> Server:
-    worker = told.text("worker_class", "sync")
+    worker = "…" if told.is_unknown("worker_class") else told.text("worker_class", "sync")
     trusted = tuple(told.listed("forwarded_allow_ips") or _LOCAL.split(","))
     server = Server(
         kind="gunicorn",
@@ -52,7 +48,7 @@ def _of_gunicorn(told: Told) -> Server:
         workers=told.workers(),
         unix_socket=_is_unix(told.listed("bind")),
         trusted_proxies=trusted,
-        log_config=told.text("log_config_json") or told.text("log_config") or None,
+        log_config=_log_config(told),
     )
     if worker in _ASGI_WORKERS:
         return replace(server, proxy_headers=False, lifespan=told.text("asgi_lifespan", "auto"))
@@ -88,7 +84,7 @@ def _granian(line: Sequence[str]) -> Started:
         interface=Interface.ASGI if interface.startswith("asgi") else Interface(interface),
         lifespan="off" if interface == "asginl" else "auto",
         serves_websockets=told.is_on("ws", default=True),
-        log_config=told.text("log_config") or None,
+        log_config=_log_config(told),
     )
     return _started(app, "app", told, server, told.text("working_dir"))
 
@@ -96,13 +92,9 @@ def _granian(line: Sequence[str]) -> Started:
 def _hypercorn(line: Sequence[str]) -> Started:
     by_line, app, unread = read_options("hypercorn", line)
     told = Told([by_line], unread)
-    file = told.text("config")
-    if file.startswith("python:"):
-        told.unread.append(f"--config {file}")
-    elif file:
+    if file := told.text("config"):
         # A file without a prefix is TOML, whatever it is called.
-        is_python = file.startswith("file:")
-        told.add_file(file.removeprefix("file:"), {"logconfig": "log_config"}, is_toml=not is_python)
+        told.add_file(file.removeprefix("file:"), _RENAMED, is_toml=not file.startswith("file:"))
     worker = told.text("worker_class", "asyncio")
     server = Server(
         kind="hypercorn",
@@ -113,7 +105,7 @@ def _hypercorn(line: Sequence[str]) -> Started:
         ping_interval=told.number("websocket_ping_interval"),
         ping_option="--websocket-ping-interval",
         interface=Interface.TRIO if worker == "trio" else Interface.ASGI,
-        log_config=told.text("log_config") or None,
+        log_config=_log_config(told),
     )
     return _started((app or "").removeprefix("asgi:"), "app", told, server)
 
@@ -193,6 +185,20 @@ def _started(app: str | None, default: str, told: Told, server: Server, folder: 
         is_factory=is_call or told.is_on("factory"),
         server=replace(server, not_understood=tuple(told.unread)),
     )
+
+
+def _split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as failure:
+        raise CannotRead(f"$GUNICORN_CMD_ARGS: {failure}") from failure
+
+
+def _log_config(told: Told) -> str | None:
+    """Return what logging is configured with; if that is not a file, its name, in which nobody can read."""
+    if told.get("logconfig_dict") is not None or told.is_unknown("logconfig_dict"):
+        return "logconfig_dict"
+    return told.text("log_config_json") or told.text("log_config") or None
 
 
 def _is_unix(binds: Sequence[str]) -> bool:

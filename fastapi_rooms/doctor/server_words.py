@@ -177,25 +177,32 @@ class Told:
     layers: list[Mapping[str, Any]]
     unread: list[str] = field(default_factory=list)
     """What was not understood."""
+    unknown: set[str] = field(default_factory=set)
+    """What a file says that was not understood."""
 
     def get(self, name: str) -> Any:
         """Return what was said first, as it was said; None if nothing was."""
         return next((layer[name] for layer in self.layers if layer.get(name) is not None), None)
 
+    def is_unknown(self, name: str) -> bool:
+        """Return whether a default cannot be taken for what was said, since that was not understood."""
+        return self.get(name) is None and name in self.unknown
+
     def text(self, name: str, default: str = "") -> str:
-        """Return what was said last by whoever was listened to."""
+        """Return what was said by whoever was listened to."""
         said = self.get(name)
-        if isinstance(said, list):
-            said = said[-1] if said else None
         return default if said is None else str(said)
 
-    def listed(self, name: str) -> list[str]:
-        """Return all of it, whether it was said one by one or with commas."""
+    def each(self, name: str) -> list[str]:
+        """Return what was said one by one."""
         said = self.get(name)
         if said is None:
             return []
-        parts = said if isinstance(said, list | tuple) else [said]
-        return [one.strip() for part in parts for one in str(part).split(",") if one.strip()]
+        return [str(one) for one in said] if isinstance(said, list | tuple) else [str(said)]
+
+    def listed(self, name: str) -> list[str]:
+        """Return the same, also of what was said with commas."""
+        return [one.strip() for said in self.each(name) for one in said.split(",") if one.strip()]
 
     def number(self, name: str, default: float | None = None) -> float | None:
         """Return a number.
@@ -223,6 +230,8 @@ class Told:
     def add_file(self, file: str, renamed: Mapping[str, str], *, is_toml: bool = False) -> None:
         """Listen to a file, too, after all others: TOML, or the constants of a Python file, which is not run.
 
+        Of a module, named with `python:` before it, nothing is known.
+
         Args:
             file: Its name.
             renamed: What has another name there than on the command line.
@@ -231,19 +240,27 @@ class Told:
         Raises:
             CannotRead: It is not there, or has errors in it.
         """
+        if file.startswith("python:"):
+            self.unread.append(f"--config {file}")
+            self.unknown |= {renamed.get(name, name) for name in READ}
+            return
         try:
             text = Path(file).read_text()
             said, computed = (tomllib.loads(text), set[str]()) if is_toml else _constants(text)
         except (OSError, ValueError, SyntaxError) as failure:
             raise CannotRead(f"{file} cannot be read: {failure}") from failure
         self.layers.append({renamed.get(name, name): value for name, value in said.items()})
-        for name in sorted(computed):
-            if self.get(renamed.get(name, name)) is None:
-                self.unread.append(f"{name} in {file}, which is computed there")
+        self.unknown |= {renamed.get(name, name) for name in computed}
+        self.unread += [
+            f"{name} in {file}, which is computed there"
+            for name in sorted(computed)
+            if self.is_unknown(renamed.get(name, name))
+        ]
 
 
 READ = {"workers", "worker_class", "bind", "insecure_bind", "forwarded_allow_ips", "graceful_timeout", "wsgi_app"}
-READ |= {"websocket_ping_interval", "chdir", "pythonpath", "raw_env", "logconfig", "logconfig_json", "asgi_lifespan"}
+READ |= {"websocket_ping_interval", "chdir", "pythonpath", "raw_env", "logconfig", "asgi_lifespan"}
+READ |= {"logconfig_json", "logconfig_dict"}
 """What matters of Python files."""
 
 

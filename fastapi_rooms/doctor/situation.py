@@ -119,7 +119,7 @@ class Server:
     serves_websockets: bool = True
     """It was not told to refuse them."""
     log_config: str | None = None
-    """The file that logging is configured with."""
+    """The file that logging is configured with, or the name of what else."""
     not_understood: tuple[str, ...] = ()
     """Words that it is told with, and that we do not know."""
 

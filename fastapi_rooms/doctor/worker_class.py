@@ -22,7 +22,7 @@ def uvicorn_settings(worker: str) -> dict[str, Any] | None:
     module, _, name = worker.replace(":", ".").rpartition(".")
     if module in _MODULES:
         return {} if name in NAMES else None
-    for file in _files(module):
+    for file in _files(module) if module else ():  # else it is the short name of another kind
         with suppress(OSError, SyntaxError, ValueError):
             for statement in ast.parse(file.read_text()).body:
                 if isinstance(statement, ast.ClassDef) and statement.name == name:

@@ -125,6 +125,18 @@ SPEAKING = [
         "comes from --workers or from $GRANIAN_WORKERS.",
         replace(under("granian", workers=2), rooms=Rooms()),
     ),
+    (
+        "workers-without-redis",
+        "error",
+        "comes from --workers, from its file or from $WEB_CONCURRENCY, which",
+        but(server={"name": "gunicorn -k x"}, rooms={"joins_processes": False}),
+    ),
+    (
+        "workers-without-redis",
+        "error",
+        "comes from --workers.",
+        replace(under("other", workers=2), rooms=Rooms()),
+    ),
     ("lifespan-off", "error", "--lifespan off", but(server={"lifespan": "off"})),
     ("lifespan-off", "error", "--asgi-lifespan off", under("gunicorn", lifespan="off")),
     ("lifespan-off", "error", "--interface asginl: nothing that", under("granian", lifespan="off")),

@@ -1,5 +1,6 @@
 """The command lines of servers that need not be installed."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from uvicorn import __version__
 
+from fastapi_rooms.doctor.log_facts import is_info_heard
 from fastapi_rooms.doctor.other_servers import SERVERS
 from fastapi_rooms.doctor.server_facts import CannotRead
 from fastapi_rooms.doctor.situation import Interface, Server, Uvicorn
@@ -140,7 +142,7 @@ def post_fork(server, worker):
             proxy_headers=False,
             log_config="log.ini",
         )
-        assert (os.environ["SHOP"], os.environ["BARE"]) == ("x", "")
+        assert (os.environ["SHOP"], "BARE" in os.environ) == ("x", False)
         assert server("gunicorn", "-w 5").workers == 5
 
     @pytest.mark.parametrize(
@@ -165,8 +167,29 @@ def post_fork(server, worker):
         found = server("gunicorn", "-k asgi")
         assert (found.workers, found.not_understood) == (2, ())
 
+    def test_workers_that_its_file_computes(self, workshop):
+        workshop.write("from uvicorn_worker import UvicornWorker\nworker_class = UvicornWorker", "gunicorn.conf.py")
+        found = server("gunicorn", "")
+        assert (found.kind, found.name) == ("other", "gunicorn -k …")
+        assert found.not_understood == ("worker_class in gunicorn.conf.py, which is computed there",)
+
     def test_a_module_for_a_file(self):
-        assert server("gunicorn", "-c python:conf").not_understood == ("--config python:conf",)
+        found = server("gunicorn", "-c python:conf")
+        assert (found.kind, found.not_understood) == ("other", ("--config python:conf",))
+        assert found.log_config == "logconfig_dict", "of which nothing is known"
+        assert server("gunicorn", "-c python:conf -k sync").kind == "gunicorn"
+
+    def test_logging_that_its_file_configures(self, workshop):
+        workshop.write("logconfig_dict = {'version': 1}\nraw_env = 'A=b,c'", "gunicorn.conf.py")
+        assert server("gunicorn", "").log_config == "logconfig_dict"
+        assert not is_info_heard(None, logging.Manager(logging.RootLogger(30)).getLogger("x"))
+        assert is_info_heard("logconfig_dict", logging.Manager(logging.RootLogger(30)).getLogger("x"))
+        assert os.environ["A"] == "b,c"
+
+    def test_variables_that_cannot_be_read(self):
+        os.environ["GUNICORN_CMD_ARGS"] = "-w '4"
+        with pytest.raises(CannotRead, match="GUNICORN_CMD_ARGS: No closing quotation"):
+            server("gunicorn", "")
 
     @pytest.mark.parametrize("text", [None, "workers = ("])
     def test_a_file_that_cannot_be_read(self, workshop, text):
@@ -278,8 +301,8 @@ class TestHypercorn:
             server("hypercorn", "-c prod.py")
 
     def test_an_empty_list(self, workshop):
-        workshop.write("worker_class = []", "prod.toml")
-        assert server("hypercorn", "-c prod.toml").interface is Interface.ASGI
+        workshop.write("bind = []", "prod.toml")
+        assert not server("hypercorn", "-c prod.toml").unix_socket
 
 
 class TestH2corn:

@@ -16,6 +16,7 @@ def test_uvicorns_own(worker):
 
 def test_nothing_else_of_uvicorns():
     assert uvicorn_settings("uvicorn.workers.Other") is None
+    assert uvicorn_settings("meinheld") is None
 
 
 @pytest.mark.parametrize(
