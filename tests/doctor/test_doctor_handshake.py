@@ -12,6 +12,10 @@ from typing import Annotated
 import pytest
 import support
 from fastapi import Depends, FastAPI, WebSocket
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.cors import CORSMiddleware
@@ -291,6 +295,15 @@ def test_middleware_is_asked_alone_where_nothing_comes_through(workshop):
     assert (found.came_through, found.arriving_send, found.send_wrappers) == (False, None, ("Loud",))
 
 
+def test_traces_do_not_record_it():
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    app = FastAPI()
+    FastAPIInstrumentor.instrument_app(app, tracer_provider=provider)
+    assert arrival(app).send == "opentelemetry.instrumentation.asgi.OpenTelemetryMiddleware._get_otel_send"
+    assert exporter.get_finished_spans() == ()
+
+
 # Instrumentation, which changes Starlette for good: each in a process of its own
 
 INSTRUMENTED = """\
@@ -330,7 +343,42 @@ app.include_router(rooms.router)
     ],
 )
 def test_under_packages_that_wrap_in_their_own_way(workshop, name, said):
-    workshop.write(INSTRUMENTED.format(name=name))
+    found = problems(workshop, INSTRUMENTED.format(name=name))
+    if said is None:
+        assert "send-wrapped" not in found
+    else:
+        assert said in found["send-wrapped"]
+
+
+RECORDING = """\
+import sentry_sdk
+from sentry_sdk.integrations.starlette import StarletteIntegration
+from sentry_sdk.transport import Transport
+
+
+class Recorder(Transport):
+    def capture_envelope(self, envelope):
+        print(envelope.items, file=open("sent", "a"))
+
+
+sentry_sdk.init(
+    "http://key@localhost/1",
+    transport=Recorder,
+    traces_sample_rate=1.0,
+    integrations=[StarletteIntegration(middleware_spans=True)],
+)
+"""
+
+
+def test_sentry_does_not_record_it(workshop):
+    found = problems(workshop, RECORDING + INSTRUMENTED.format(name="nothing"))
+    assert "sentry_sdk" in found["send-wrapped"]
+    assert not (workshop.folder / "sent").exists()
+
+
+def problems(workshop, text):
+    """What is said of an app, by the name of the check."""
+    workshop.write(text)
     folders = [str(TESTS), str(TESTS / "facts"), os.environ.get("PYTHONPATH", "")]
     ended = subprocess.run(
         [sys.executable, "-m", "fastapi_rooms", "doctor", "--json", "shop:app"],
@@ -342,8 +390,4 @@ def test_under_packages_that_wrap_in_their_own_way(workshop, name, said):
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    found = {one["check"]: one["problem"] for one in json.loads(ended.stdout)["findings"]}
-    if said is None:
-        assert "send-wrapped" not in found
-    else:
-        assert said in found["send-wrapped"]
+    return {one["check"]: one["problem"] for one in json.loads(ended.stdout)["findings"]}
