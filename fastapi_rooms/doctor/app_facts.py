@@ -6,6 +6,7 @@ Nothing is started. Only what stands between the server and the routes is called
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from types import CodeType
 from typing import Any
 
@@ -29,14 +30,11 @@ _MERGED = "_merge_lifespan_context.<locals>.merged_lifespan"
 """What FastAPI makes of the lifespans of an app and of a router that is included."""
 
 
-async def look_at_app(loaded: Loaded) -> tuple[App, Rooms | None]:
+def look_at_app(loaded: Loaded) -> tuple[App, Rooms | None]:
     """Return what there is to know about an app and its manager."""
     app = loaded.app
     lifespans = lifespans_of(app)
     extensions = _extensions_of(lifespans)
-    path = next((path for one in ws_routes(app.routes) for path in paths_of(one.path)), "/")
-    arrived = await arrival_of(loaded.outermost, app, path)
-    is_clear = arrived is not None and arrived.send is None
     facts = App(
         target=loaded.target,
         start=_start(lifespans),
@@ -46,16 +44,25 @@ async def look_at_app(loaded: Loaded) -> tuple[App, Rooms | None]:
         lost_routes=tuple(_lost_routes(loaded)),
         hidden_routes=tuple(hidden_routes(app.routes)),
         mounted=tuple(_mounted(app.routes)),
-        # Who it was is asked where there is something to be explained.
-        send_wrappers=()
-        if is_clear
-        else tuple([name(one) for one in app.user_middleware if await wraps_send(one, app, path)]),
+        outer_layers=loaded.outer_layers,
+    )
+    return _with_what_arrives(facts, loaded), _rooms(loaded, manager_of(loaded))
+
+
+def _with_what_arrives(facts: App, loaded: Loaded) -> App:
+    """Send a handshake through the app. That comes last, since it may leave the app without its routes."""
+    app = loaded.app
+    path = next((path for one in ws_routes(app.routes) for path in paths_of(one.path)), "/")
+    arrived = arrival_of(loaded.outermost, app, path)
+    is_clear = arrived is not None and arrived.send is None
+    return replace(
+        facts,
         came_through=arrived is not None,
         arriving_send=None if arrived is None else arrived.send,
         arriving_receive_is_lost=arrived is not None and not arrived.leads_back,
-        outer_layers=loaded.outer_layers,
+        # Who it was is asked where there is something to be explained.
+        send_wrappers=tuple(name(one) for one in app.user_middleware if not is_clear and wraps_send(one, app, path)),
     )
-    return facts, _rooms(loaded, manager_of(loaded))
 
 
 def manager_of(loaded: Loaded) -> ConnectionManager | None:

@@ -88,7 +88,7 @@ def run(options: argparse.Namespace, server_words: Sequence[str]) -> int:
 
 async def look(started: Started, loaded: Loaded, proxy_timeout: float | None = None) -> Situation:
     """Find out all there is to know."""
-    app, rooms = await look_at_app(loaded)
+    app, rooms = look_at_app(loaded)
     return Situation(
         app=app,
         rooms=rooms,

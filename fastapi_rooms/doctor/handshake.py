@@ -3,13 +3,17 @@
 While it does, the app has one route that takes everything, so that no handler and no dependency can be called. What
 stands between the server and the routes is called, as by a real handshake: what it passes on can be seen in no other
 way, since it may be a middleware, a wrapper around the app, or an instrumentation that has patched either.
+
+That is somebody else's code, which may wait for what is not there, even without letting anything else run. So it runs
+in a thread and a loop of its own, and is left alone if it does not come to an end.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from threading import Thread
+from typing import Any, cast
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -19,7 +23,7 @@ from fastapi_rooms.engine.outbound.wire_choice import code_name, peel, server_of
 from fastapi_rooms.tasks import end_tasks
 
 PATIENCE_SECONDS = 1.0
-"""How long a handshake may take to come through, and then how long it may take to end what it has begun."""
+"""How long a handshake may take to come through, then to end what it has begun, and then to be rid of the rest."""
 
 _TRACE, _SPAN = b"d0c" * 10 + b"d0", b"d0c" * 5 + b"d"
 _HEADERS = [
@@ -44,8 +48,11 @@ class Arrival:
     """The server's socket can be found behind its `receive`."""
 
 
-async def arrival_of(outermost: Any, app: Starlette, path: str) -> Arrival | None:
+def arrival_of(outermost: Any, app: Starlette, path: str) -> Arrival | None:
     """Send a handshake through a whole app; None if it was refused, or not passed on in time.
+
+    The app is as it was afterwards, so that middleware can still be added. Only if something does not come to an end,
+    it stays without its routes, to which that may still lead.
 
     Args:
         outermost: What the server calls: the app, or what is wrapped around it.
@@ -53,8 +60,10 @@ async def arrival_of(outermost: Any, app: Starlette, path: str) -> Arrival | Non
         path: Where the handshake goes, which decides what some middleware does.
     """
     server, passed = _Server(), list[Passed]()
-    with _nothing_but(app, _Probe(passed)):
-        await _pass_through(lambda: outermost, server, scope_of(path))
+    routes, stack = app.router.routes, app.middleware_stack
+    app.router.routes = [_Probe(passed)]
+    if _pass_through(lambda: outermost, server, scope_of(path)):
+        app.router.routes, app.middleware_stack = routes, stack
     if not passed:
         return None
     receive, send = passed[0]
@@ -62,14 +71,14 @@ async def arrival_of(outermost: Any, app: Starlette, path: str) -> Arrival | Non
     return Arrival(author, server_of(receive) is server)
 
 
-async def wraps_send(middleware: Middleware, app: Starlette, path: str = "/") -> bool:
+def wraps_send(middleware: Middleware, app: Starlette, path: str = "/") -> bool:
     """Return whether a middleware alone stands between us and the server's `send`; False if it cannot be seen."""
     server, passed = _Server(), list[Passed]()
 
     async def below(_scope: Any, receive: Any, send: Any) -> None:
         passed.append((receive, send))
 
-    await _pass_through(
+    _pass_through(
         lambda: middleware.cls(below, *middleware.args, **middleware.kwargs), server, scope_of(path) | {"app": app}
     )
     return any(not server.sends(send) for _, send in passed)
@@ -127,27 +136,21 @@ class _Probe(BaseRoute):
         self._passed.append((receive, send))
 
 
-@contextmanager
-def _nothing_but(app: Starlette, route: BaseRoute) -> Iterator[None]:
-    """Have an app have one route only, and afterwards be as it was, so that middleware can still be added."""
-    routes, stack = app.router.routes, app.middleware_stack
-    app.router.routes = [route]
-    try:
-        yield
-    finally:
-        app.router.routes, app.middleware_stack = routes, stack
+def _pass_through(make: Callable[[], Any], server: _Server, scope: dict[str, Any]) -> bool:
+    """Call what is made with a handshake; return whether that, and all that it has begun, has come to an end."""
+    thread = Thread(
+        target=lambda: asyncio.run(_call(make, server, scope)), name="fastapi_rooms doctor's handshake", daemon=True
+    )
+    thread.start()
+    thread.join(3 * PATIENCE_SECONDS)
+    return not thread.is_alive()
 
 
-async def _pass_through(make: Callable[[], Any], server: _Server, scope: dict[str, Any]) -> None:
-    """Call what was made with a handshake, and end whatever that has begun."""
-
+async def _call(make: Callable[[], Any], server: _Server, scope: dict[str, Any]) -> None:
     async def call() -> None:
-        # Somebody else's code, which was not made for this: what it has passed on before it failed is all that counts.
+        # It was not made for this: what it has passed on before it failed is all that counts.
         with suppress(Exception):
             await make()(scope, server.receive, server.send)
 
-    before = asyncio.all_tasks()
-    await asyncio.wait([asyncio.create_task(call(), name="fastapi_rooms doctor's handshake")], timeout=PATIENCE_SECONDS)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await end_tasks(asyncio.all_tasks() - before)
+    await asyncio.wait([asyncio.create_task(call())], timeout=PATIENCE_SECONDS)
+    await end_tasks(asyncio.all_tasks() - {cast("asyncio.Task[Any]", asyncio.current_task())})

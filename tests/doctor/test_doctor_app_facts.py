@@ -1,6 +1,5 @@
 """What can be seen of an app without starting it."""
 
-import asyncio
 from dataclasses import dataclass
 
 import pytest
@@ -32,7 +31,7 @@ class Seen:
 @pytest.fixture
 def see(workshop):
     def look(text):
-        return Seen(*asyncio.run(look_at_app(workshop.load(HEAD + text))))
+        return Seen(*look_at_app(workshop.load(HEAD + text)))
 
     return look
 

@@ -1,11 +1,13 @@
 """What of the server arrives at a WebSocket route, and what is left of having looked."""
 
 import asyncio
+import contextlib
 import functools
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +24,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from support import fair_time
+from support import DEADLINE, fair_time
 
 from fastapi_rooms.doctor import handshake
 from fastapi_rooms.doctor.app_facts import look_at_app
@@ -83,14 +85,14 @@ class Slow:
 )
 def test_middleware_that_passes_a_send_of_its_own(monkeypatch, middleware, wraps):
     monkeypatch.setattr(handshake, "PATIENCE_SECONDS", 0.05)
-    assert asyncio.run(wraps_send(middleware, FastAPI())) is wraps
+    assert wraps_send(middleware, FastAPI()) is wraps
 
 
 # Through a whole app
 
 
 def arrival(app, outermost=None, path="/ws"):
-    return asyncio.run(arrival_of(outermost or app, app, path))
+    return arrival_of(outermost or app, app, path)
 
 
 def test_nothing_is_between():
@@ -196,13 +198,13 @@ def test_the_app_is_as_it_was():
 class Busy:
     """Does not come to an end, nor does what it has begun, and takes a cancellation badly."""
 
-    def __init__(self, app, cancellations):
+    def __init__(self, app, cancellations, tasks):
         self.app = app
         self.cancellations = cancellations
-        self.tasks = []
+        self.tasks = tasks
 
     async def __call__(self, scope, receive, send):
-        self.tasks.append(asyncio.create_task(self.work()))
+        self.tasks += [asyncio.create_task(self.work()), asyncio.current_task()]
         await self.app(scope, receive, send)
         await self.work()
 
@@ -218,44 +220,62 @@ class Busy:
 def test_nothing_goes_on(monkeypatch, cancellations):
     monkeypatch.setattr(handshake, "PATIENCE_SECONDS", 0.05)
     monkeypatch.setattr("fastapi_rooms.tasks.AGAIN_SECONDS", 0.01)
+    tasks = []
+    app = FastAPI()
+    app.add_middleware(Busy, cancellations=cancellations, tasks=tasks)
+    assert arrival(app) == OURS
+    for thread in threads_of_handshakes():
+        thread.join(DEADLINE)
+    assert len(tasks) == 2
+    assert all(task.done() for task in tasks)
 
-    async def main():
-        app = FastAPI()
-        app.add_middleware(Busy, cancellations=cancellations)
-        assert await arrival_of(app, app, "/ws") == OURS
-        assert asyncio.all_tasks() == {asyncio.current_task()}
 
-    asyncio.run(main())
+def threads_of_handshakes():
+    """Those that were left alone."""
+    return [one for one in threading.enumerate() if one.name == "fastapi_rooms doctor's handshake"]
 
 
-def test_what_cannot_be_ended_keeps_nobody(monkeypatch):
+async def blocks(released):
+    """Let nothing else run."""
+    released.wait()
+
+
+async def cannot_be_cancelled(released):
+    while not released.is_set():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("wait", [blocks, cannot_be_cancelled], ids=lambda one: one.__name__)
+def test_what_does_not_end_is_left_alone_and_leads_nowhere(monkeypatch, wait):
     monkeypatch.setattr(handshake, "PATIENCE_SECONDS", 0.05)
     monkeypatch.setattr("fastapi_rooms.tasks.AGAIN_SECONDS", 0.01)
+    released, called = threading.Event(), []
+    app = FastAPI()
 
-    async def main():
-        app = FastAPI()
-        released = asyncio.Event()
+    @app.websocket("/ws")
+    async def theirs(websocket: WebSocket):
+        called.append(websocket)
 
-        async def immortal(scope, receive, send):
-            while not released.is_set():
-                try:
-                    await released.wait()
-                except asyncio.CancelledError:
-                    continue
+    async def wrapper(scope, receive, send):
+        await wait(released)
+        await app(scope, receive, send)
 
-        begin = fair_time()
-        assert await arrival_of(immortal, app, "/ws") is None
-        assert fair_time() - begin < 1
-        released.set()
-
-    asyncio.run(main())
+    begin = fair_time()
+    assert arrival(app, wrapper) is None
+    assert fair_time() - begin < 1
+    [thread] = threads_of_handshakes()
+    released.set()
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
+    assert called == [], "it came late, and would have come to a route"
 
 
 # What the facts say
 
 
 def facts(workshop, text):
-    return asyncio.run(look_at_app(workshop.load(text)))[0]
+    return look_at_app(workshop.load(text))[0]
 
 
 LOUD = """

@@ -1,7 +1,5 @@
 """Which sockets no client can reach, and what stands before them."""
 
-import asyncio
-
 import pytest
 from starlette.convertors import Convertor, register_url_convertor
 
@@ -32,7 +30,7 @@ app, sub = FastAPI(), FastAPI()
 @pytest.fixture
 def hidden(workshop):
     def look(text):
-        return asyncio.run(look_at_app(workshop.load(HEAD + text)))[0].hidden_routes
+        return look_at_app(workshop.load(HEAD + text))[0].hidden_routes
 
     return look
 
