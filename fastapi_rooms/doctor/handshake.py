@@ -23,7 +23,9 @@ from fastapi_rooms.engine.outbound.wire_choice import code_name, peel, server_of
 from fastapi_rooms.tasks import end_tasks
 
 PATIENCE_SECONDS = 1.0
-"""How long a handshake may take to come through, then to end what it has begun, and then to be rid of the rest."""
+"""How long a handshake may take to come through."""
+GIVE_UP_SECONDS = 3.0
+"""After how long it is left alone if it has not come to an end."""
 
 _TRACE, _SPAN = b"d0c" * 10 + b"d0", b"d0c" * 5 + b"d"
 _HEADERS = [
@@ -142,7 +144,7 @@ def _pass_through(make: Callable[[], Any], server: _Server, scope: dict[str, Any
         target=lambda: asyncio.run(_call(make, server, scope)), name="fastapi_rooms doctor's handshake", daemon=True
     )
     thread.start()
-    thread.join(3 * PATIENCE_SECONDS)
+    thread.join(GIVE_UP_SECONDS)
     return not thread.is_alive()
 
 

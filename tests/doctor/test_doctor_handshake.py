@@ -248,8 +248,7 @@ async def cannot_be_cancelled(released):
 
 @pytest.mark.parametrize("wait", [blocks, cannot_be_cancelled], ids=lambda one: one.__name__)
 def test_what_does_not_end_is_left_alone_and_leads_nowhere(monkeypatch, wait):
-    monkeypatch.setattr(handshake, "PATIENCE_SECONDS", 0.05)
-    monkeypatch.setattr("fastapi_rooms.tasks.AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(handshake, "GIVE_UP_SECONDS", 0.05)
     released, called = threading.Event(), []
     app = FastAPI()
 
