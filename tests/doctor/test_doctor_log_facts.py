@@ -135,6 +135,7 @@ def test_a_file_in_sections(workshop, of_root, of_ours, propagate, expected, is_
     [
         ("log.yaml", "log.yaml", "handlers: {a: {}}\nroot: {level: INFO, handlers: [a]}"),
         ("log.yml", "log.yml", "handlers: {a: {}}\nroot: {level: INFO, handlers: [a]}"),
+        ("log:prod.json", "log:prod.json", json.dumps({"handlers": HANDLERS, "root": ROOT})),
         ("json:log.conf", "log.conf", json.dumps({"handlers": HANDLERS, "root": ROOT})),
         ("toml:log.conf", "log.conf", "[handlers.a]\n[root]\nlevel = 'INFO'\nhandlers = ['a']"),
         ("log.toml", "log.toml", "[handlers.a]\n[root]\nlevel = 'INFO'\nhandlers = ['a']"),
