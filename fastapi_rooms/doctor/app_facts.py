@@ -1,32 +1,28 @@
 """Looks at an app object: who starts its manager, what is mounted in it, what stands between it and the server.
 
-Nothing is started. Only middleware is called, each with one made-up handshake that ends below it: what it passes on can
-be seen in no other way.
+Nothing is started. Only what stands between the server and the routes is called, with a made-up handshake: see
+`handshake`.
 """
 
-import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from dataclasses import replace
 from types import CodeType
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount
 
 from fastapi_rooms.backends.contract import Backend
 from fastapi_rooms.backends.memory import MemoryBackend
+from fastapi_rooms.doctor.handshake import arrival_of, wraps_send
+from fastapi_rooms.doctor.hidden_routes import hidden_routes, paths_of, ws_routes
 from fastapi_rooms.doctor.loading import Loaded
 from fastapi_rooms.doctor.situation import App, Mounted, Rooms, Start
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.manager import ConnectionManager
-from fastapi_rooms.engine.outbound.wire_choice import peel
 from fastapi_rooms.web.extension import RoomsExtension
 from fastapi_rooms.web.plain_http import never_called
-
-PATIENCE_SECONDS = 1.0
-"""How long one middleware may take to pass on a handshake."""
 
 Lifespan = Callable[..., Any]
 
@@ -34,7 +30,7 @@ _MERGED = "_merge_lifespan_context.<locals>.merged_lifespan"
 """What FastAPI makes of the lifespans of an app and of a router that is included."""
 
 
-async def look_at_app(loaded: Loaded) -> tuple[App, Rooms | None]:
+def look_at_app(loaded: Loaded) -> tuple[App, Rooms | None]:
     """Return what there is to know about an app and its manager."""
     app = loaded.app
     lifespans = lifespans_of(app)
@@ -46,11 +42,27 @@ async def look_at_app(loaded: Loaded) -> tuple[App, Rooms | None]:
         managers=len(loaded.managers),
         ignored_hooks=_ignored_hooks(app, lifespans),
         lost_routes=tuple(_lost_routes(loaded)),
+        hidden_routes=tuple(hidden_routes(app.routes)),
         mounted=tuple(_mounted(app.routes)),
-        send_wrappers=tuple([name(one) for one in app.user_middleware if await wraps_send(one, app)]),
         outer_layers=loaded.outer_layers,
     )
-    return facts, _rooms(loaded, manager_of(loaded))
+    return _with_what_arrives(facts, loaded), _rooms(loaded, manager_of(loaded))
+
+
+def _with_what_arrives(facts: App, loaded: Loaded) -> App:
+    """Send a handshake through the app. That comes last, since it may leave the app without its routes."""
+    app = loaded.app
+    path = next((path for one in ws_routes(app.routes) for path in paths_of(one.path)), "/")
+    arrived = arrival_of(loaded.outermost, app, path)
+    is_clear = arrived is not None and arrived.send is None
+    return replace(
+        facts,
+        came_through=arrived is not None,
+        arriving_send=None if arrived is None else arrived.send,
+        arriving_receive_is_lost=arrived is not None and not arrived.leads_back,
+        # Who it was is asked where there is something to be explained.
+        send_wrappers=tuple(name(one) for one in app.user_middleware if not is_clear and wraps_send(one, app, path)),
+    )
 
 
 def manager_of(loaded: Loaded) -> ConnectionManager | None:
@@ -175,49 +187,6 @@ def _mounted(routes: Iterable[BaseRoute], prefix: str = "") -> Iterator[Mounted]
             if _hooks(route.app.router) or not all(map(_is_default, lifespans)):
                 yield Mounted(path=path, has_rooms=bool(_extensions_of(lifespans)))
         yield from _mounted(_inner(route), path)
-
-
-# Middleware
-
-
-async def wraps_send(middleware: Middleware, app: Starlette) -> bool:
-    """Return whether a middleware stands between us and the server's `send`; False if it cannot be seen."""
-    passed = []
-
-    async def below(_scope: Any, _receive: Any, send: Any) -> None:
-        passed.append(send)
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "websocket.connect"}
-
-    async def send(_event: Any) -> None:
-        """Let a refusal vanish."""
-
-    # Somebody else's code, which was not made for this: what it has passed on before it failed is all that counts.
-    with suppress(Exception):
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await middleware.cls(below, *middleware.args, **middleware.kwargs)(_handshake(app), receive, send)
-    return any(peel(one) is not send for one in passed)
-
-
-def _handshake(app: Starlette) -> dict[str, Any]:
-    return {
-        "type": "websocket",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "1.1",
-        "scheme": "ws",
-        "path": "/",
-        "raw_path": b"/",
-        "root_path": "",
-        "query_string": b"",
-        "headers": [(b"host", b"localhost")],
-        "subprotocols": [],
-        "client": ("127.0.0.1", 0),
-        "server": ("127.0.0.1", 0),
-        "state": {},
-        "extensions": {},
-        "app": app,
-    }
 
 
 def name(one: Any) -> str:

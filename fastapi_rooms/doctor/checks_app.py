@@ -1,7 +1,7 @@
 """What can be wrong with an app. Each check says one thing, or nothing."""
 
 from fastapi_rooms.doctor.findings import Finding, error, note, warning
-from fastapi_rooms.doctor.situation import Situation, Start
+from fastapi_rooms.doctor.situation import App, Situation, Start
 from fastapi_rooms.domain.http_origin import ANY
 
 _ATTACH = (
@@ -75,6 +75,23 @@ def routes_lost(situation: Situation) -> Finding | None:
     )
 
 
+def hidden_routes(situation: Situation) -> Finding | None:
+    """Something before a route takes all of its paths."""
+    hidden = situation.app.hidden_routes
+    if not hidden:
+        return None
+    behind: dict[str, list[str]] = {}
+    for one in hidden:
+        behind.setdefault(f"{one.behind} at {one.at}", []).append(one.path)
+    told = "; ".join(f"{_listed(paths)} behind {what}" for what, paths in behind.items())
+    return error(
+        f"Sockets that no client can reach, since what stands before them takes their paths: {told}. Routes are "
+        "asked in the order in which they were added, and the first that fits gets the handshake.",
+        "Add what takes more paths below what takes fewer: `app.include_router(rooms.router)` above "
+        '`app.mount("/", …)`, and a route without parameters above one that has some.',
+    )
+
+
 def on_event_ignored(situation: Situation) -> Finding | None:
     """`on_event` stands beside `lifespan`."""
     hooks = situation.app.ignored_hooks
@@ -117,29 +134,80 @@ def http_origins_open(situation: Situation) -> Finding | None:
 
 
 def send_wrapped(situation: Situation) -> Finding | None:
-    """Middleware stands between frames and the transport."""
-    wrappers = situation.app.send_wrappers
-    if not wrappers or situation.rooms is None or situation.rooms.settings.wire == "asgi":
+    """Something stands between frames and the transport."""
+    app, rooms = situation.app, situation.rooms
+    if not app.send_wrappers and app.arriving_send is None:
         return None
+    if rooms is None or rooms.settings.wire == "asgi":
+        return None
+    if situation.server is not None and situation.uvicorn is None:
+        return None  # where frames go through ASGI in any case
     return warning(
-        f"{_listed(wrappers)} passes a `send` of its own to WebSockets. Each message then costs more CPU for each "
-        "member. If it passes a `receive` of its own, too, and that does not say what it wraps (`functools.wraps`), a "
-        "client that stopped reading cannot be cut off, so that it holds up a stop of the server.",
+        f"{_who_wraps(app)} Each message then costs more CPU for each member.{_is_receive_lost(app)}",
         "If it is yours, let it pass on the `send` that it was given when scope['type'] is 'websocket'. If it is "
         "somebody else's, put it around the part of the app that needs it, or accept the price with --ignore "
         "send-wrapped.",
     )
 
 
+def _who_wraps(app: App) -> str:
+    if app.arriving_send is None:
+        return f"{_listed(app.send_wrappers)} passes a `send` of its own to WebSockets."
+    arrived = f"WebSockets are not given the server's `send` but one of {app.arriving_send}"
+    if app.send_wrappers:
+        return f"{arrived}. Of the middleware of the app, this passes one of its own: {_listed(app.send_wrappers)}."
+    return (
+        f"{arrived}. No middleware of the app passes one of its own: this is around the app, or has patched it, as "
+        "instrumentation does."
+    )
+
+
+_CANNOT_BE_CUT_OFF = "a client that stopped reading cannot be cut off, so that it holds up a stop of the server."
+
+
+def _is_receive_lost(app: App) -> str:
+    if not app.came_through:
+        return (
+            " If it passes a `receive` of its own, too, and that does not say what it wraps (`functools.wraps`), "
+            f"{_CANNOT_BE_CUT_OFF}"
+        )
+    if app.arriving_receive_is_lost:
+        return (
+            " The `receive` that comes with it does not say what it wraps (`functools.wraps`) either: "
+            f"{_CANNOT_BE_CUT_OFF}"
+        )
+    return ""
+
+
 def outer_layer(situation: Situation) -> Finding | None:
     """The app is wrapped in something."""
-    layers = situation.app.outer_layers
-    if not layers:
+    app = situation.app
+    if not app.outer_layers:
+        return None
+    wrapped = f"The app is wrapped in {_listed(app.outer_layers)}"
+    if app.came_through:
+        return note(
+            f"{wrapped}. Whether that passes on the lifespan cannot be seen here; if it does not, the manager is never "
+            "started.",
+            "Use `app.add_middleware(…)` where you can, which never keeps a lifespan back.",
+        )
+    return note(
+        f"{wrapped}, which was not looked into: a made-up handshake did not come through. If that passes a `send` of "
+        "its own to WebSockets, see `send-wrapped`; if it does not pass on the lifespan, the manager is never started.",
+        "Use `app.add_middleware(…)` where you can: that is looked into.",
+    )
+
+
+def info_unheard(situation: Situation) -> Finding | None:
+    """What the package says at INFO is lost."""
+    if situation.info_is_heard or situation.rooms is None:
         return None
     return note(
-        f"The app is wrapped in {_listed(layers)}, which was not looked into. If that passes a `send` of its own to "
-        "WebSockets, see `send-wrapped`; if it does not pass on the lifespan, the manager is never started.",
-        "Use `app.add_middleware(…)` where you can: that is looked into.",
+        "INFO lines of the logger `fastapi_rooms` go nowhere, as far as can be seen without starting the app: they say "
+        "why clients were cut off, when a node drains, and what keeps frames from the fast way. Servers configure "
+        "their own loggers only, and all others say no more than warnings.",
+        "`logging.basicConfig(level=logging.INFO)` where the app is made, or a logging configuration that has these "
+        "lines. If the app configures logging at its start, which was not run here, --ignore info-unheard.",
     )
 
 
@@ -153,9 +221,11 @@ CHECKS = (
     not_started,
     several_managers,
     routes_lost,
+    hidden_routes,
     on_event_ignored,
     mounted_lifespan,
     http_origins_open,
     send_wrapped,
     outer_layer,
+    info_unheard,
 )

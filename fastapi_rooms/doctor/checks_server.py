@@ -1,5 +1,6 @@
-"""What can be wrong with how the server is started, and with what stands before it. Each check says one thing."""
+"""What can be wrong with how the server is started, uvicorn above all. Each check says one thing."""
 
+from fastapi_rooms.doctor.checks_proxy import quiet_seconds, start_with
 from fastapi_rooms.doctor.findings import Finding, error, note, warning
 from fastapi_rooms.doctor.situation import Situation
 from fastapi_rooms.doctor.versions import numbers
@@ -9,9 +10,6 @@ VERIFIED_UVICORN = ("0.54.0", "0.54.0")
 """The oldest and the newest uvicorn that `engine/outbound/uvicorn_wire.py` was verified with; a test
 compares it with the one in `tests/wire`."""
 
-USUAL_PROXY_TIMEOUT = 60.0
-"""`proxy_read_timeout` of nginx and the idle time-out of AWS' load balancers, when nobody has changed them."""
-
 KIB = 1024
 MUCH = 16
 """How many times what rooms take the server may read before it is worth a word."""
@@ -20,13 +18,22 @@ SWEEP = 1.25
 """A stalled client is aborted after `send_timeout` and up to a quarter of it: that is how often somebody looks."""
 
 
+_WORKERS_FROM = {
+    "uvicorn": "--workers or from $WEB_CONCURRENCY, which some platforms set for you",
+    "gunicorn": "--workers, from its file or from $WEB_CONCURRENCY, which some platforms set for you",
+    "granian": "--workers or from $GRANIAN_WORKERS",
+    "hypercorn": "--workers or from its file",
+    "h2corn": "--workers, from $H2CORN_WORKERS or from its file",
+}
+
+
 def uvicorn_missing(situation: Situation) -> Finding | None:
     """Nothing is known of the server."""
     if situation.server is not None:
         return None
     return note(
         "uvicorn is not installed here, so nothing about the server was checked.",
-        "Run this in the environment that the server runs in. Other servers work, too, through plain ASGI.",
+        "Run this in the environment that the server runs in; if that is another server, name it: --server.",
     )
 
 
@@ -40,23 +47,28 @@ def workers_without_redis(situation: Situation) -> Finding | None:
         f"{server.workers} workers and {joined}: each worker has rooms of its own, so that most users do not hear "
         "most others.",
         'Give the extension a Redis, `RoomsExtension("redis://…")`, or start one worker. The number comes from '
-        "--workers or from $WEB_CONCURRENCY, which some platforms set for you.",
+        f"{_WORKERS_FROM.get('gunicorn' if server.name.startswith('gunicorn') else server.kind, '--workers')}.",
     )
 
 
 def lifespan_off(situation: Situation) -> Finding | None:
     """Nothing runs at the start."""
-    if situation.server is None or situation.server.lifespan != "off":
+    server = situation.server
+    if server is None or server.lifespan != "off":
         return None
+    option = {"gunicorn": "--asgi-lifespan off", "granian": "--interface asginl"}.get(server.kind, "--lifespan off")
     return error(
-        "--lifespan off: nothing that the app does at its start is run, so no manager is started.",
-        "Leave the option out.",
+        f"{option}: nothing that the app does at its start is run, so no manager is started.",
+        "Give it --interface asgi." if server.kind == "granian" else "Leave the option out.",
     )
 
 
 def websockets_missing(situation: Situation) -> Finding | None:
     """The server cannot speak WebSocket."""
-    if situation.server is None or situation.server.websockets is not None:
+    server = situation.server
+    if server is not None and not server.serves_websockets:
+        return error(f"{server.name} was told to refuse all WebSockets: --no-ws.", "Leave the option out.")
+    if situation.uvicorn is None or situation.uvicorn.websockets is not None:
         return None
     return error(
         "uvicorn has nothing to serve WebSockets with, and refuses every one of them.",
@@ -66,7 +78,8 @@ def websockets_missing(situation: Situation) -> Finding | None:
 
 def stop_unlimited(situation: Situation) -> Finding | None:
     """A stop may take for ever."""
-    if situation.server is None or situation.server.graceful_timeout is not None:
+    uvicorn = situation.uvicorn
+    if uvicorn is None or uvicorn.graceful_timeout is not None or uvicorn.killed_after is not None:
         return None
     return warning(
         "--timeout-graceful-shutdown is not set: one handler or one HTTP request that does not end holds up a stop of "
@@ -79,8 +92,8 @@ def stop_unlimited(situation: Situation) -> Finding | None:
 
 def stop_cut_short(situation: Situation) -> Finding | None:
     """A stop ends before rooms are done with it."""
-    server, rooms = situation.server, situation.rooms
-    if server is None or server.graceful_timeout is None or rooms is None:
+    server, rooms = situation.uvicorn, situation.rooms
+    if server is None or rooms is None:
         return None
     settings = rooms.settings
     needs = {
@@ -88,8 +101,10 @@ def stop_cut_short(situation: Situation) -> Finding | None:
         "send_timeout and a quarter of it": settings.send_timeout * SWEEP,
         "disconnect_grace": settings.disconnect_grace,
     }
+    if server.killed_after is not None:
+        return _killed(server.killed_after, needs)
     longest = max(needs, key=lambda label: needs[label])
-    if server.graceful_timeout > needs[longest]:
+    if server.graceful_timeout is None or server.graceful_timeout > needs[longest]:
         return None
     return warning(
         f"--timeout-graceful-shutdown {server.graceful_timeout:g} ends a stop before rooms are done with it: "
@@ -98,9 +113,23 @@ def stop_cut_short(situation: Situation) -> Finding | None:
     )
 
 
+def _killed(seconds: float, needs: dict[str, float]) -> Finding | None:
+    """Judge a time that counts from the signal on: the drain is a part of it."""
+    drain, *others = needs.values()
+    longest = drain + max(others)
+    if seconds > longest:
+        return None
+    return warning(
+        f"gunicorn kills a worker {seconds:g} s after it was told to stop (--graceful-timeout), and rooms may take "
+        f"{longest:g} s: drain_timeout, and then the longer of send_timeout and a quarter, and disconnect_grace. What "
+        "is unsent then is lost, and clients see 1006.",
+        f"Set it to {round(longest) + 5}, or lower drain_timeout.",
+    )
+
+
 def deflate_memory(situation: Situation) -> Finding | None:
     """Compressors that nobody uses."""
-    server, rooms = situation.server, situation.rooms
+    server, rooms = situation.uvicorn, situation.rooms
     if server is None or rooms is None or not server.per_message_deflate:
         return None
     if rooms.settings.compress_min_bytes is not None:
@@ -108,13 +137,14 @@ def deflate_memory(situation: Situation) -> Finding | None:
     return note(
         "Browsers negotiate permessage-deflate, and each connection that does costs about twice the memory (31 → 65 "
         "KB). Frames of rooms are not compressed unless `compress_min_bytes` is set.",
-        "Start uvicorn with --ws-per-message-deflate false; or set compress_min_bytes, if bandwidth is what you lack.",
+        f"{start_with(server, '--ws-per-message-deflate false')}; or set compress_min_bytes, if bandwidth is what you "
+        "lack.",
     )
 
 
 def compression_off(situation: Situation) -> Finding | None:
     """A setting has no effect."""
-    server, rooms = situation.server, situation.rooms
+    server, rooms = situation.uvicorn, situation.rooms
     if server is None or rooms is None or server.per_message_deflate or rooms.settings.compress_min_bytes is None:
         return None
     return warning(
@@ -126,7 +156,7 @@ def compression_off(situation: Situation) -> Finding | None:
 
 def max_size(situation: Situation) -> Finding | None:
     """The server and the rooms disagree about what is too large."""
-    server, rooms = situation.server, situation.rooms
+    server, rooms = situation.uvicorn, situation.rooms
     if server is None or rooms is None or rooms.settings.max_message_bytes is None:
         return None
     largest = rooms.settings.max_message_bytes
@@ -134,20 +164,20 @@ def max_size(situation: Situation) -> Finding | None:
         return warning(
             f"uvicorn takes messages up to {_size(server.max_size)} (--ws-max-size), so that max_message_bytes, "
             f"{_size(largest)}, is never reached.",
-            f"Set --ws-max-size {largest}, or lower max_message_bytes.",
+            f"{start_with(server, f'--ws-max-size {largest}')}, or lower max_message_bytes.",
         )
     if server.max_size >= MUCH * largest:
         return note(
             f"uvicorn reads messages up to {_size(server.max_size)} (--ws-max-size) into memory before anybody can "
             f"refuse what is above max_message_bytes, {_size(largest)}.",
-            f"Set --ws-max-size {largest}.",
+            f"{start_with(server, f'--ws-max-size {largest}')}.",
         )
     return None
 
 
 def inbox_outlives_ping(situation: Situation) -> Finding | None:
     """A busy client is taken for a dead one."""
-    server, rooms = situation.server, situation.rooms
+    server, rooms = situation.uvicorn, situation.rooms
     if server is None or rooms is None or server.ping_interval is None or server.ping_timeout is None:
         return None
     if rooms.settings.inbox_timeout < server.ping_timeout:
@@ -162,7 +192,7 @@ def inbox_outlives_ping(situation: Situation) -> Finding | None:
 
 def no_pings(situation: Situation) -> Finding | None:
     """Nobody notices clients that vanished."""
-    if situation.server is None or _quiet_seconds(situation) is not None:
+    if situation.uvicorn is None or quiet_seconds(situation) is not None:
         return None
     return warning(
         "--ws-ping-interval 0: nobody notices a client that vanished without a word, and proxies close connections "
@@ -171,64 +201,9 @@ def no_pings(situation: Situation) -> Finding | None:
     )
 
 
-def proxy_closes_idle(situation: Situation) -> Finding | None:
-    """A proxy closes what is only quiet."""
-    quiet = _quiet_seconds(situation)
-    if quiet is None:
-        return None
-    if situation.proxy_timeout is None and quiet >= USUAL_PROXY_TIMEOUT:
-        return warning(
-            f"A quiet connection is pinged every {quiet:g} s only, and most proxies close after "
-            f"{USUAL_PROXY_TIMEOUT:g} s of silence unless they were told otherwise (nginx, AWS load balancers).",
-            "Lower --ws-ping-interval, or say what your proxy does: --proxy-timeout SECONDS.",
-        )
-    if situation.proxy_timeout is not None and quiet >= situation.proxy_timeout:
-        return error(
-            f"The proxy closes connections after {situation.proxy_timeout:g} s of silence, and a quiet one is pinged "
-            f"every {quiet:g} s only: clients lose their connection although nothing is wrong with it.",
-            f"Raise the proxy's time-out (nginx: proxy_read_timeout), or start uvicorn with --ws-ping-interval "
-            f"{max(1, int(situation.proxy_timeout / 3))}.",
-        )
-    return None
-
-
-def proxy_not_trusted(situation: Situation) -> Finding | None:
-    """Behind a proxy, all clients look alike."""
-    server = situation.server
-    if server is None or situation.proxy_timeout is None:
-        return None
-    if server.proxy_headers and not set(server.trusted_proxies) <= {"127.0.0.1", "::1"}:
-        return None
-    consequence = (
-        "The address of every client is then the proxy's, so that limits per address count all of them as one; and "
-        "behind TLS the scheme is `http`, so that pages of your own host count as foreign and are refused with 403."
-    )
-    if not server.proxy_headers:
-        return warning(
-            f"--no-proxy-headers: what the proxy says about clients is not read. {consequence}",
-            "Leave the option out, and name the proxy with --forwarded-allow-ips.",
-        )
-    return note(
-        f"Only a proxy on this machine is believed what it says about clients. {consequence}",
-        "If the proxy runs elsewhere, name its address or network: --forwarded-allow-ips 10.0.0.0/8.",
-    )
-
-
-def forwarded_from_anyone(situation: Situation) -> Finding | None:
-    """Clients choose their address."""
-    server = situation.server
-    if server is None or not server.proxy_headers or "*" not in server.trusted_proxies:
-        return None
-    return warning(
-        "--forwarded-allow-ips '*': whoever reaches this server directly chooses the address and scheme that it sees, "
-        "and so gets around limits per address.",
-        "Name the proxy's address or network, or make sure that nobody but the proxy can reach the server.",
-    )
-
-
 def wire_unknown(situation: Situation) -> Finding | None:
     """Frames take the long way."""
-    server, rooms = situation.server, situation.rooms
+    server, rooms = situation.uvicorn, situation.rooms
     if server is None or server.websockets is None or (rooms is not None and rooms.settings.wire == "asgi"):
         return None
     if server.websockets != f"{MODULE}.{NAME}":
@@ -259,16 +234,6 @@ def too_old(situation: Situation) -> Finding | None:
     return error(f"Too old for fastapi-rooms: {', '.join(old)}.", "Install newer versions.")
 
 
-def _quiet_seconds(situation: Situation) -> float | None:
-    """Return after how many seconds at most something is said on a connection; None: nobody says anything."""
-    server, rooms = situation.server, situation.rooms
-    pings = (
-        None if server is None else server.ping_interval,
-        None if rooms is None else rooms.settings.heartbeat_interval,
-    )
-    return min((seconds for seconds in pings if seconds is not None), default=None)
-
-
 def _size(count: int) -> str:
     if count < KIB:
         return f"{count} bytes"
@@ -287,9 +252,6 @@ CHECKS = (
     max_size,
     inbox_outlives_ping,
     no_pings,
-    proxy_closes_idle,
-    proxy_not_trusted,
-    forwarded_from_anyone,
     wire_unknown,
     too_old,
 )

@@ -11,8 +11,10 @@ from fastapi_rooms.doctor.broker_facts import ask_broker
 from fastapi_rooms.doctor.findings import Finding, Severity
 from fastapi_rooms.doctor.judging import CHECKS, judge
 from fastapi_rooms.doctor.loading import CannotLoad, Loaded, load
+from fastapi_rooms.doctor.log_facts import is_info_heard
+from fastapi_rooms.doctor.other_servers import SERVERS
 from fastapi_rooms.doctor.report import as_json, as_text, printable, wants_colours
-from fastapi_rooms.doctor.server_facts import CannotRead, NothingToDo, Started, read_command_line
+from fastapi_rooms.doctor.server_facts import CannotRead, NothingToDo, Started
 from fastapi_rooms.doctor.situation import Situation
 from fastapi_rooms.doctor.versions import installed, required
 from fastapi_rooms.domain.settings import are_seconds
@@ -23,8 +25,10 @@ Check an app and its environment, and say what will go wrong and what to do.
 Write the command line that starts your server, with this in place of `uvicorn`:
 
   python -m fastapi_rooms doctor main:app --workers 4 --timeout-graceful-shutdown 30
+  python -m fastapi_rooms doctor --server gunicorn -w 4 -k uvicorn_worker.UvicornWorker main:app
 
-All options of uvicorn are understood, and so are UVICORN_..., WEB_CONCURRENCY and FORWARDED_ALLOW_IPS.
+All options of uvicorn are understood, and so are UVICORN_..., WEB_CONCURRENCY and FORWARDED_ALLOW_IPS; of gunicorn,
+granian, hypercorn and h2corn those that matter, with their variables and files. Of any other server: --workers, --uds.
 The app is imported and not started."""
 
 EXIT_CODES = """\
@@ -34,10 +38,13 @@ UNUSABLE = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that are not uvicorn's."""
+    """Add the options that are not the server's."""
     parser.description, parser.epilog = DESCRIPTION, EXIT_CODES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.usage = "python -m fastapi_rooms doctor [OPTIONS] MODULE:APP [OPTIONS OF UVICORN]"
+    parser.usage = "python -m fastapi_rooms doctor [OPTIONS] MODULE:APP [OPTIONS OF THE SERVER]"
+    parser.add_argument(
+        "--server", choices=SERVERS, default="uvicorn", help="whose options the others are; uvicorn's unless you say so"
+    )
     parser.add_argument(
         "--proxy-timeout",
         type=_seconds,
@@ -56,10 +63,10 @@ def run(options: argparse.Namespace, server_words: Sequence[str]) -> int:
 
     Args:
         options: What `add_arguments` has added.
-        server_words: The rest of the command line: what stands behind `uvicorn`.
+        server_words: The rest of the command line: what stands behind the name of the server.
     """
     try:
-        started = read_command_line(server_words)
+        started = SERVERS[options.server](server_words)
         with redirect_stdout(sys.stderr):  # what the app prints is not part of the report
             loaded = load(started.target, started.folder, is_factory=started.is_factory)
             situation = asyncio.run(look(started, loaded, options.proxy_timeout))
@@ -81,13 +88,14 @@ def run(options: argparse.Namespace, server_words: Sequence[str]) -> int:
 
 async def look(started: Started, loaded: Loaded, proxy_timeout: float | None = None) -> Situation:
     """Find out all there is to know."""
-    app, rooms = await look_at_app(loaded)
+    app, rooms = look_at_app(loaded)
     return Situation(
         app=app,
         rooms=rooms,
         server=started.server,
         broker=await ask_broker(backend_of(manager_of(loaded))),
         proxy_timeout=proxy_timeout,
+        info_is_heard=is_info_heard(None if started.server is None else started.server.log_config),
         versions=installed(),
         required=required(),
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 
-from fastapi_rooms.doctor import checks_app, checks_broker, checks_server
+from fastapi_rooms.doctor import checks_app, checks_broker, checks_other_server, checks_proxy, checks_server
 from fastapi_rooms.doctor.findings import Finding, Severity
 from fastapi_rooms.doctor.situation import Situation
 
@@ -10,7 +10,8 @@ Check = Callable[[Situation], Finding | None]
 
 CHECKS: dict[str, Check] = {
     check.__name__.replace("_", "-"): check
-    for check in (*checks_app.CHECKS, *checks_server.CHECKS, *checks_broker.CHECKS)
+    for module in (checks_app, checks_server, checks_proxy, checks_other_server, checks_broker)
+    for check in module.CHECKS
 }
 """By the name under which a check is reported and ignored."""
 

@@ -28,6 +28,8 @@ class Loaded:
     """An app, and what its import made."""
 
     target: str
+    outermost: Any
+    """What the server calls: the app, or what is around it."""
     app: Starlette
     outer_layers: tuple[str, ...]
     """What was around the app, from outside in."""
@@ -51,10 +53,12 @@ def load(target: str, folder: str = "", *, is_factory: bool = False) -> Loaded:
         sys.path.insert(0, folder)
     before = list(_made())  # kept, so that no object of the import can have the id of one of these
     known = {id(one) for one in before}
-    app, layers = _unwrapped(target, _found(target, folder, is_factory=is_factory))
+    outermost = _found(target, folder, is_factory=is_factory)
+    app, layers = _unwrapped(target, outermost)
     made = [one for one in _made() if id(one) not in known]
     return Loaded(
         target,
+        outermost,
         app,
         layers,
         tuple(one for one in made if isinstance(one, ConnectionManager)),
@@ -112,12 +116,13 @@ def _failed(target: str, folder: str, failure: BaseException) -> CannotLoad:
 
 
 def _unwrapped(target: str, found: Any) -> tuple[Starlette, tuple[str, ...]]:
-    """Take off what was put around an app by hand: `Wrapper(app)`."""
+    """Take off what was put around an app by hand: `Wrapper(app)`, or a function that says what it wraps."""
     layers = []
     while not isinstance(found, Starlette):
-        inner = getattr(found, "app", None)
+        inner = getattr(found, "app", None) or getattr(found, "__wrapped__", None)
         if inner is None:
             raise CannotLoad(f"{target} is no FastAPI app but {type(found).__name__}: name the app object")
-        layers.append(type(found).__name__)
+        named = found if inspect.isfunction(found) else type(found)
+        layers.append(named.__qualname__.partition(".<locals>")[0])
         found = inner
     return found, tuple(layers)

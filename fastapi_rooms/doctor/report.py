@@ -73,8 +73,11 @@ def _server(situation: Situation) -> dict[str, str]:
     if server is None:
         return {}
     workers = "1 worker" if server.workers == 1 else f"{server.workers} workers"
-    websockets = "no WebSockets" if server.websockets is None else server.websockets.rpartition(".")[2]
-    return {"server": f"uvicorn, {workers}, {websockets}"}
+    told = [server.name, workers]
+    if situation.uvicorn is not None:
+        class_name = situation.uvicorn.websockets
+        told.append("no WebSockets" if class_name is None else class_name.rpartition(".")[2])
+    return {"server": ", ".join(told)}
 
 
 def _redis(situation: Situation) -> dict[str, str]:

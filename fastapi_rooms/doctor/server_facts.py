@@ -5,11 +5,11 @@ What `uvicorn main:app --workers 4` would do follows from the options, from `UVI
 """
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from fastapi_rooms.doctor.situation import Server
+from fastapi_rooms.doctor.situation import Server, Uvicorn
 
 _FOR_CONFIG = (
     "ws",
@@ -27,8 +27,11 @@ _FOR_CONFIG = (
 """What is taken over into uvicorn's `Config`; the rest, a password of a key among it, is nobody's business here."""
 
 
+ANOTHER = "If this starts another server, name that: --server gunicorn, granian, hypercorn, h2corn or other."
+
+
 class CannotRead(Exception):  # noqa: N818 - a finding about the command line
-    """uvicorn would not start with this command line."""
+    """The server would not start with this command line."""
 
 
 class NothingToDo(Exception):  # noqa: N818 - no failure
@@ -58,7 +61,7 @@ def read_command_line(words: Sequence[str]) -> Started:
     try:
         import uvicorn  # noqa: PLC0415 - no dependency
         from click import ClickException  # noqa: PLC0415 - it comes with uvicorn
-        from click.exceptions import Exit  # noqa: PLC0415
+        from click.exceptions import Exit, NoSuchOption  # noqa: PLC0415
         from uvicorn.main import main  # noqa: PLC0415
     except ImportError:
         return _without_uvicorn(words)
@@ -67,13 +70,57 @@ def read_command_line(words: Sequence[str]) -> Started:
         config = uvicorn.Config(options["app"], log_config=None, **{key: options[key] for key in _FOR_CONFIG})
     except Exit as end:
         raise NothingToDo from end
+    except NoSuchOption as refusal:
+        raise CannotRead(f"uvicorn: {refusal.format_message()} {ANOTHER}") from refusal
     except ClickException as refusal:
         raise CannotRead(refusal.format_message()) from refusal
     except (ImportError, ValueError) as failure:  # no python-dotenv; WEB_CONCURRENCY is no number
         raise CannotRead(str(failure)) from failure
-    server = Server(
-        version=uvicorn.__version__,
+    server = replace(
+        _facts(config),
         workers=1 if options["reload"] else config.workers,
+        unix_socket=options["uds"] is not None,
+        log_config=options["log_config"],
+    )
+    return Started(options["app"], options["app_dir"], options["factory"], server)
+
+
+def uvicorn_in_gunicorn(
+    gunicorn: Server, worker_class: str, killed_after: float | None, settings: Mapping[str, Any]
+) -> Uvicorn | None:
+    """Return what uvicorn does as a worker of gunicorn, which passes no option on; None if there is none.
+
+    Args:
+        gunicorn: How that would be started.
+        worker_class: Its workers.
+        killed_after: How long it lets a worker stop, in seconds.
+        settings: What the worker class gives to uvicorn.
+    """
+    try:
+        import uvicorn  # noqa: PLC0415 - no dependency
+    except ImportError:
+        return None
+    told = {name: settings[name] for name in _FOR_CONFIG if name in settings and name not in {"workers", "env_file"}}
+    trusted = list(gunicorn.trusted_proxies)
+    config = uvicorn.Config("", log_config=None, workers=1, **{"forwarded_allow_ips": trusted, **told})
+    return replace(
+        _facts(config),
+        name=gunicorn.name,
+        workers=gunicorn.workers,
+        unix_socket=gunicorn.unix_socket,
+        log_config=gunicorn.log_config,
+        worker_class=worker_class,
+        killed_after=killed_after,
+    )
+
+
+def _facts(config: Any) -> Uvicorn:
+    from uvicorn import __version__  # noqa: PLC0415 - no dependency
+
+    said = config.forwarded_allow_ips
+    trusted = tuple(one.strip() for one in (said.split(",") if isinstance(said, str) else said))
+    return Uvicorn(
+        version=__version__,
         websockets=_websockets(config),
         ping_interval=config.ws_ping_interval or None,
         ping_timeout=config.ws_ping_timeout,
@@ -81,10 +128,10 @@ def read_command_line(words: Sequence[str]) -> Started:
         max_size=config.ws_max_size,
         graceful_timeout=config.timeout_graceful_shutdown,
         proxy_headers=config.proxy_headers,
-        trusted_proxies=tuple(one.strip() for one in str(config.forwarded_allow_ips).split(",")),
+        trusted_proxies=trusted,
+        trusts_unix_socket=trusted == ("*",),  # no address is on any other list
         lifespan=config.lifespan,
     )
-    return Started(options["app"], options["app_dir"], options["factory"], server)
 
 
 def _websockets(config: Any) -> str | None:
@@ -104,7 +151,7 @@ def _without_uvicorn(words: Sequence[str]) -> Started:
     if options:
         raise CannotRead(
             f"uvicorn is not installed here, so {' '.join(options)} cannot be checked: leave it out, or run this in "
-            "the environment that the server runs in"
+            f"the environment that the server runs in. {ANOTHER}"
         )
     if not target:
         raise CannotRead("name the app: MODULE:APP, such as main:app")

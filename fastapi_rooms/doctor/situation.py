@@ -29,6 +29,17 @@ class Mounted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hidden:
+    """A route of `ws_route` that no path leads to."""
+
+    path: str
+    behind: str
+    """What takes its place, in words."""
+    at: str
+    """The path of that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class App:
     """The app object."""
 
@@ -43,11 +54,19 @@ class App:
     """What was registered with `on_event` and will not be called."""
     lost_routes: tuple[str, ...] = ()
     """Paths of routes that were put on an extension's router and are not in the app."""
+    hidden_routes: tuple[Hidden, ...] = ()
     mounted: tuple[Mounted, ...] = ()
+    came_through: bool = True
+    """A made-up handshake came through all that is between the server and the routes; if not, the next two say
+    nothing."""
+    arriving_send: str | None = None
+    """Who wrote the `send` that routes are given; None: the server."""
+    arriving_receive_is_lost: bool = False
+    """The server's socket cannot be found behind the `receive` that routes are given."""
     send_wrappers: tuple[str, ...] = ()
     """Middleware that passes a `send` of its own to WebSockets."""
     outer_layers: tuple[str, ...] = ()
-    """What the app is wrapped in, and was not looked into."""
+    """What the app is wrapped in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,23 +82,68 @@ class Rooms:
     """It is of no use before somebody has started it."""
 
 
+class Interface(StrEnum):
+    """What a server speaks with an app."""
+
+    ASGI = "asgi"
+    WSGI = "wsgi"
+    RSGI = "rsgi"
+    TRIO = "trio"
+    """ASGI, on another event loop than asyncio's."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """How uvicorn would be started."""
+    """How a server would be started."""
 
-    version: str = "0.54.0"
+    kind: str
+    """The word by which it was named to us; "other": nothing is known of it."""
+    name: str
+    """What people call it."""
     workers: int = 1
+    unix_socket: bool = False
+    """It listens on one."""
+    proxy_headers: bool = True
+    """It takes the address of a client from what a proxy says, if it trusts it."""
+    trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+    trusts_unix_socket: bool = False
+    """It trusts who comes over a unix socket, and so has no address."""
+    ping_interval: float | None = None
+    """In seconds; None: no pings."""
+    ping_timeout: float | None = None
+    """After how many seconds it gives up who does not answer; None: never."""
+    ping_option: str | None = None
+    """What sets `ping_interval`; None: nothing does."""
+    interface: Interface = Interface.ASGI
+    lifespan: str = "auto"
+    serves_websockets: bool = True
+    """It was not told to refuse them."""
+    log_config: str | None = None
+    """The file that logging is configured with, or the name of what else."""
+    not_understood: tuple[str, ...] = ()
+    """Words that it is told with, and that we do not know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uvicorn(Server):
+    """How uvicorn would be started, by itself or as a worker of gunicorn."""
+
+    kind: str = "uvicorn"
+    name: str = "uvicorn"
+    version: str = "0.54.0"
+    worker_class: str | None = None
+    """What gunicorn has for a worker; None: there is no gunicorn."""
     websockets: str | None = "uvicorn.protocols.websockets.websockets_sansio_impl.WebSocketsSansIOProtocol"
     """The class that serves WebSockets; None: there is none."""
     ping_interval: float | None = 20.0
-    """In seconds; None: no pings."""
     ping_timeout: float | None = 20.0
+    ping_option: str | None = "--ws-ping-interval"
     per_message_deflate: bool = True
     max_size: int = 16 * 1024 * 1024
     graceful_timeout: float | None = None
-    proxy_headers: bool = True
-    trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
-    lifespan: str = "auto"
+    """What uvicorn gives a stop, counted from the end of the drain."""
+    killed_after: float | None = None
+    """What gunicorn gives a stop, counted from the signal; None: there is no gunicorn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,12 +198,19 @@ class Situation:
     rooms: Rooms | None = None
     """None: the import of the app made no manager."""
     server: Server | None = None
-    """None: uvicorn is not installed."""
+    """None: it would be uvicorn, which is not installed."""
     broker: Broker | Unreachable | None = None
     """None: the app uses no Redis."""
     proxy_timeout: float | None = None
     """After how many idle seconds a proxy closes a connection; None: nobody told."""
+    info_is_heard: bool = True
+    """INFO lines of this package go somewhere, as far as can be seen without starting the app."""
     versions: dict[str, str] = field(default_factory=dict)
     """What is installed, by name."""
     required: dict[str, str] = field(default_factory=dict)
     """The oldest versions that this package works with, by name."""
+
+    @property
+    def uvicorn(self) -> Uvicorn | None:
+        """The server, if it is uvicorn."""
+        return self.server if isinstance(self.server, Uvicorn) else None

@@ -1,5 +1,6 @@
 """Small apps in a folder of their own, looked at in this process."""
 
+import logging
 import os
 import sys
 import textwrap
@@ -30,12 +31,20 @@ class Workshop:
 @pytest.fixture
 def workshop(tmp_path, monkeypatch):
     for variable in os.environ:
-        if variable.startswith("UVICORN_") or variable in {"WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "NO_COLOR"}:
+        if variable.startswith(("UVICORN_", "GUNICORN_", "GRANIAN_", "H2CORN_")) or variable in {
+            "WEB_CONCURRENCY",
+            "FORWARDED_ALLOW_IPS",
+            "NO_COLOR",
+        }:
             monkeypatch.delenv(variable)
+    ours = logging.getLogger("fastapi_rooms")
+    level = ours.level
+    ours.setLevel(logging.INFO)  # what it says is heard here: pytest listens
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
     before = set(sys.modules)
     yield Workshop(tmp_path)
+    ours.setLevel(level)
     for name in set(sys.modules) - before:
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]

@@ -1,19 +1,10 @@
 """What can be seen of an app without starting it."""
 
-import asyncio
 from dataclasses import dataclass
 
 import pytest
-from fastapi import FastAPI
-from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.gzip import GZipMiddleware
-from starlette.middleware.sessions import SessionMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from fastapi_rooms.doctor import app_facts
-from fastapi_rooms.doctor.app_facts import look_at_app, wraps_send
+from fastapi_rooms.doctor.app_facts import look_at_app
 from fastapi_rooms.doctor.situation import Mounted, Start
 
 # Old ways to start things are what some of it is about.
@@ -40,7 +31,7 @@ class Seen:
 @pytest.fixture
 def see(workshop):
     def look(text):
-        return Seen(*asyncio.run(look_at_app(workshop.load(HEAD + text))))
+        return Seen(*look_at_app(workshop.load(HEAD + text)))
 
     return look
 
@@ -210,75 +201,3 @@ app.include_router(router)
     assert Mounted(path="/hooked") in found
     assert Mounted(path="/hooked/inner", has_rooms=True) in found
     assert {one.path for one in found} <= {"/hooked", "/hooked/inner", "/below"}
-
-
-# Middleware
-
-
-class Stubborn:
-    """Refuses every handshake."""
-
-    def __init__(self, app):
-        pass
-
-    async def __call__(self, scope, receive, send):
-        assert (await receive())["type"] == "websocket.connect"
-        await send({"type": "websocket.close"})
-
-
-class Broken:
-    def __init__(self, app):
-        raise RuntimeError("not without a database")
-
-
-class Slow:
-    """Waits, and then wraps `send`."""
-
-    def __init__(self, app, seconds):
-        self.app = app
-        self.seconds = seconds
-
-    async def __call__(self, scope, receive, send):
-        async def mine(event):
-            await send(event)
-
-        await asyncio.sleep(self.seconds)
-        await self.app(scope, receive, mine)
-
-
-@pytest.mark.parametrize(
-    ("middleware", "wraps"),
-    [
-        (Middleware(SessionMiddleware, secret_key="x"), False),
-        (Middleware(Slow, 0), True),
-        (Middleware(Slow, seconds=60), False),
-        (Middleware(GZipMiddleware), False),
-        (Middleware(CORSMiddleware, allow_origins=["*"]), False),
-        (Middleware(TrustedHostMiddleware, allowed_hosts=["example.com"]), False),
-        (Middleware(BaseHTTPMiddleware, dispatch=lambda request, call_next: call_next(request)), False),
-        (Middleware(Stubborn), False),
-        (Middleware(Broken), False),
-    ],
-    ids=lambda one: one.cls.__name__ if isinstance(one, Middleware) else str(one),
-)
-def test_middleware_that_passes_a_send_of_its_own(monkeypatch, middleware, wraps):
-    monkeypatch.setattr(app_facts, "PATIENCE_SECONDS", 0.05)
-    assert asyncio.run(wraps_send(middleware, FastAPI())) is wraps
-
-
-def test_middleware_is_named(see):
-    seen = see("""
-class Loud:
-    def __init__(self, app):
-        self.app = app
-
-    async def __call__(self, scope, receive, send):
-        async def shout(event):
-            await send({**event, "text": event.get("text", "").upper()})
-
-        await self.app(scope, receive, shout)
-
-app = FastAPI()
-app.add_middleware(Loud)
-""")
-    assert seen.app.send_wrappers == ("Loud",)

@@ -68,6 +68,23 @@ def test_as_a_process_of_its_own(workshop):
     assert "\x1b" not in ended.stdout
 
 
+LOGGED = {
+    "not at all": ("", [], True),
+    "by the app": ("import logging\nlogging.basicConfig(level=logging.INFO)\n", [], False),
+    "by a file": ("", ["--log-config", "log.json"], False),
+}
+
+
+@pytest.mark.parametrize(("head", "words", "is_lost"), LOGGED.values(), ids=LOGGED)
+def test_a_process_whose_logs_nobody_reads(workshop, head, words, is_lost):
+    workshop.write(head + GOOD)
+    workshop.write('{"version": 1, "handlers": {"a": {}}, "root": {"level": "INFO", "handlers": ["a"]}}', "log.json")
+    command = [sys.executable, "-m", "fastapi_rooms", "doctor", "shop:app", *words, *FLAGS]
+    ended = subprocess.run(command, cwd=workshop.folder, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ("\nnote     info-unheard\n" in ended.stdout) is is_lost
+
+
 def test_a_process_where_there_is_no_app(workshop):
     command = [sys.executable, "-m", "fastapi_rooms", "doctor", "shop:app"]
     ended = subprocess.run(command, cwd=workshop.folder, capture_output=True, text=True, timeout=30, check=False)
@@ -109,6 +126,48 @@ def test_variables_of_the_environment(workshop, checks, monkeypatch):
     workshop.write(GOOD)
     monkeypatch.setenv("WEB_CONCURRENCY", "4")
     assert checks("shop:app", *FLAGS) == (1, {"workers-without-redis": "error"})
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("gunicorn -w 4 shop:app", {"workers-without-redis": "error", "no-asgi": "error"}),
+        (
+            "gunicorn -w 4 -k uvicorn_worker.UvicornWorker -b unix:/run/x shop:app",
+            {
+                "workers-without-redis": "error",
+                "proxy-not-trusted": "warning",
+                "deflate-memory": "note",
+                "max-size": "note",
+            },
+        ),
+        (
+            "granian --interface asgi --workers 2 shop:app",
+            {"workers-without-redis": "error", "server-lacks": "warning"},
+        ),
+        ("hypercorn --no-such-option shop:app", {"server-lacks": "warning", "not-understood": "note"}),
+        ("h2corn shop:app", {"proxy-closes-idle": "warning", "server-lacks": "note"}),
+        ("other --workers 2 shop:app", {"workers-without-redis": "error", "server-lacks": "note"}),
+    ],
+)
+def test_another_server(workshop, checks, words, found):
+    workshop.write(GOOD)
+    code = int("error" in found.values())
+    assert checks("--server", *words.split()) == (code, found)
+    server, *others, app = words.split()
+    assert checks(app, *others, "--server", server) == (code, found)
+
+
+def test_the_words_of_another_server(workshop, doctor):
+    workshop.write(GOOD)
+    _, out, _ = doctor("--server", "gunicorn", "-k", "asgi", "shop:app")
+    assert "\nserver   gunicorn -k asgi, 1 worker\n" in out
+    code, out, err = doctor("--server", "gunicorn", "-w", "many", "shop:app")
+    assert (code, out, err) == (2, "", "doctor: workers: 'many' is not a number\n")
+    code, out, err = doctor("-w", "4", "shop:app")
+    assert (code, out) == (2, "")
+    assert err.startswith("doctor: uvicorn: No such option '-w'")
+    assert "--server gunicorn, granian" in err
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -269,7 +328,7 @@ def test_a_redis_that_stands_still_costs_seconds_only(workshop, broker):
 def test_the_page_shows_what_is_printed(workshop):
     page = (Path(__file__).parents[2] / "docs" / "guides" / "doctor.md").read_text()
     (app,) = re.findall(r'^```python title="main.py"\n(.*?)^```$', page, re.MULTILINE | re.DOTALL)
-    (command,) = re.findall(r"^\$ python (.*)$", page, re.MULTILINE)
+    command, *_ = re.findall(r"^\$ python (.*)$", page, re.MULTILINE)
     (shown,) = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     workshop.write(app, "main.py")
     printed = subprocess.run(

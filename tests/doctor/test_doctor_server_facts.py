@@ -7,8 +7,8 @@ import sys
 import pytest
 from uvicorn import __version__
 
-from fastapi_rooms.doctor.server_facts import CannotRead, NothingToDo, Started, read_command_line
-from fastapi_rooms.doctor.situation import Server
+from fastapi_rooms.doctor.server_facts import CannotRead, NothingToDo, Started, read_command_line, uvicorn_in_gunicorn
+from fastapi_rooms.doctor.situation import Server, Uvicorn
 
 
 def server(*words):
@@ -36,13 +36,13 @@ def without(monkeypatch):
 
 
 def test_the_defaults_are_uvicorns(workshop):
-    assert server() == Server(version=__version__)
+    assert server() == Uvicorn(version=__version__)
 
 
 def test_options(workshop):
     line = "--workers 4 --timeout-graceful-shutdown 20 --ws-ping-interval 25 --ws-ping-timeout 30 --ws-max-size 65536"
     more = "--ws-per-message-deflate false --no-proxy-headers --lifespan off --forwarded-allow-ips 10.0.0.1,10.0.0.2"
-    assert server(*line.split(), *more.split()) == Server(
+    assert server(*line.split(), *more.split()) == Uvicorn(
         version=__version__,
         workers=4,
         graceful_timeout=20,
@@ -53,6 +53,40 @@ def test_options(workshop):
         proxy_headers=False,
         lifespan="off",
         trusted_proxies=("10.0.0.1", "10.0.0.2"),
+    )
+
+
+def test_where_it_listens(workshop):
+    assert not server("--host", "0.0.0.0", "--port", "80").unix_socket
+    found = server("--uds", "/run/shop.sock", "--forwarded-allow-ips", "127.0.0.1,unix,/run/shop.sock")
+    assert (found.unix_socket, found.trusts_unix_socket) == (True, False)
+    assert server("--uds", "/run/shop.sock", "--forwarded-allow-ips", "*").trusts_unix_socket
+    assert not server("--uds", "/run/shop.sock", "--forwarded-allow-ips", "*,10.0.0.1").trusts_unix_socket
+
+
+def test_the_file_of_the_logging(workshop):
+    workshop.write("{}", "log.json")
+    assert server("--log-config", "log.json").log_config == "log.json"
+
+
+GUNICORN = Server(kind="gunicorn", name="gunicorn -k x", workers=3, trusted_proxies=("*",), unix_socket=True)
+
+
+def test_as_a_worker_of_gunicorn(workshop, monkeypatch):
+    monkeypatch.setenv("WEB_CONCURRENCY", "7")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.1")
+    assert uvicorn_in_gunicorn(
+        GUNICORN, "x", 30.0, {"ws_max_size": 9, "workers": 5, "ssl_keyfile": "secret"}
+    ) == Uvicorn(
+        name="gunicorn -k x",
+        version=__version__,
+        workers=3,
+        trusted_proxies=("*",),
+        unix_socket=True,
+        trusts_unix_socket=True,
+        worker_class="x",
+        killed_after=30.0,
+        max_size=9,
     )
 
 
@@ -109,7 +143,7 @@ def test_no_library_for_websockets(workshop, without):
     [
         ([], "Missing argument 'APP'"),
         (["shop:app", "--workers", "many"], "'many' is not a valid integer"),
-        (["shop:app", "--wrokers", "4"], "No such option"),
+        (["shop:app", "--wrokers", "4"], "uvicorn: No such option '--wrokers'.* another server, name that: --server"),
         (["shop:app", "--env-file", "nowhere"], "does not exist"),
     ],
 )
@@ -141,6 +175,9 @@ class TestWithoutUvicorn:
     def test_it_may_be_in_a_variable(self, monkeypatch):
         monkeypatch.setenv("UVICORN_APP", "shop:app")
         assert read_command_line([]).target == "shop:app"
+
+    def test_it_is_no_worker_of_gunicorn(self):
+        assert uvicorn_in_gunicorn(GUNICORN, "x", 30.0, {}) is None
 
     def test_options_cannot_be_checked(self):
         with pytest.raises(CannotRead, match="uvicorn is not installed here, so --workers 4 cannot be checked"):

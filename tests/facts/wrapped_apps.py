@@ -15,6 +15,10 @@ from support import live, until
 from fastapi_rooms import Incoming, RoomsExtension
 
 
+def nothing(_: FastAPI) -> None:
+    """Leave the app alone."""
+
+
 def asgi_correlation_id(app: FastAPI) -> None:
     from asgi_correlation_id import CorrelationIdMiddleware
 

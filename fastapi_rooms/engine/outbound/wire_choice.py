@@ -46,6 +46,12 @@ _RECEIVES = frozenset(
     }
 )
 
+WITHOUT_SOCKET = (
+    "a client that takes nothing cannot be aborted but is closed with 1013 when it goes on, and one that was closed "
+    "may go on sending for as long as the server lets it"
+)
+"""What is lost where the server's socket cannot be reached. The doctor says the same before the app runs."""
+
 _TEST_CLIENT = "testclient"  # the address of Starlette's, which is no server: what is missing is so on purpose
 _reported: set[str] = set()  # what stands between us and uvicorn, and was logged: one line per process is enough
 
@@ -129,7 +135,7 @@ def _name(function: Any) -> tuple[Any, Any]:
     return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
 
 
-def _code_name(function: Any) -> str:
+def code_name(function: Any) -> str:
     """Return where a function is written, whatever name it took over from what it wraps."""
     code = getattr(function, "__code__", None)
     if code is None:
@@ -149,17 +155,15 @@ def _report_fallback(websocket: WebSocket, send: Any, server: object) -> None:
     if has_transport(server):
         if not kind.__module__.startswith("uvicorn."):
             return
-        name = _code_name(send) if is_known_protocol(server) else f"{kind.__module__}.{kind.__qualname__}"
+        name = code_name(send) if is_known_protocol(server) else f"{kind.__module__}.{kind.__qualname__}"
         what = "is not known here: frames go through ASGI, which costs more CPU per message"
     else:
         if (websocket.scope.get("client") or ("",))[0] == _TEST_CLIENT:
             return
-        name = _code_name(send)
+        name = code_name(send)
         what = (
-            "leads to no socket: frames go through ASGI, a client that takes nothing cannot be aborted but is closed "
-            "with 1013 when it goes on, and one that was closed may go on sending for as long as the server lets it. "
-            "Unless the server pings its clients and gives up who does not answer, set "
-            "RoomsSettings(heartbeat_interval=...)"
+            f"leads to no socket: frames go through ASGI, {WITHOUT_SOCKET}. Unless the server pings its clients and "
+            "gives up who does not answer, set RoomsSettings(heartbeat_interval=...)"
         )
     if name not in _reported:
         _reported.add(name)
