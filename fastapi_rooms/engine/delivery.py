@@ -46,7 +46,7 @@ class Delivery:
     def reach(self, target: Target, content: Message | Close, out: LeftOut) -> int:
         """Hand a message to all of a target who are here, or close them; measured, if anybody measures."""
         here = self._registry.outboxes(target)
-        excluded = out.here(self._registry)
+        excluded = out.ids if out.user_id is None else out.here(self._registry)  # nearly always the first
         if self.telemetry is None:
             return self.deliver(here, content, excluded)
         return self.telemetry.deliver(self.deliver, target, here, content, excluded)

@@ -70,7 +70,7 @@ class Handler:
                     await run_in_context(before.copy(), self._call(connection, values))
                 elif self._is_plain:  # nearly always: `_call`, spelt out
                     result = await self._function(**values)
-                    if inspect.isasyncgen(result):
+                    if result is not None and inspect.isasyncgen(result):
                         await self._stream(connection, result)
                     elif result is not None:
                         await connection.send(result if self._answer is None else self._answer.fit(result))

@@ -90,7 +90,7 @@ class Flusher:
 
         For a slice at most, and what peers take: who does not is found behind at the end of the tick, as ever.
         """
-        if not self.is_late() or perf_counter() - self._early_at <= SLICE_SECONDS:
+        if self._flush_loop is None or not self.is_late() or perf_counter() - self._early_at <= SLICE_SECONDS:
             return
         end = perf_counter() + SLICE_SECONDS
         groups = [list(group) for group in self._groups]
