@@ -13,6 +13,8 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from starlette.websockets import WebSocketState
+
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.messages import Close
@@ -98,7 +100,17 @@ class Outbox(BoundedQueue):
 
     def has_left(self) -> bool:
         """Return whether the server is done with the socket too: until then a peer can fill its buffer with pongs."""
-        return self.life is DONE and (self._wire is None or self._wire.has_left())
+        return self.life is DONE and not self.is_pending and (self._wire is None or self._wire.has_left())
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether it is done, and the server has not let go of what it was passed last."""
+        return self.life is DONE and self._task is not None
+
+    @property
+    def is_said_gone(self) -> bool:
+        """Whether the server has said that the peer has gone, and nobody can look for himself."""
+        return not self.can_abort and self.connection.websocket.client_state is WebSocketState.DISCONNECTED
 
     @property
     def awaits_turn(self) -> bool:
@@ -115,7 +127,7 @@ class Outbox(BoundedQueue):
         if wire is None:
             return None
         held = wire.buffered()
-        if not held and self._task is None:
+        if not held and (self._task is None or self.life is DONE):
             return None
         return Behind(wire.taken(), held, wire.is_closing())
 
@@ -183,20 +195,53 @@ class Outbox(BoundedQueue):
         Args:
             close: Sent in place of one that says that all is well.
         """
-        if self._close is None or self._task is None or not (len(self) or self._in_flight):
+        if self._close is None or self._task is None or self._writes_close:
             return None
         self._cancel_write()
         self._close_instead(close)
         return self._close
 
+    def give_up(self) -> None:
+        """Be done although the socket cannot be ended. A close frame that is being written stays with the server.
+
+        To take it back would leave it to the server what the peer is told, once the endpoint has returned: h2corn says
+        1000, after which nobody comes back.
+        """
+        if not self._writes_close:
+            self.abort()
+            return
+        self._lose()
+        self._finish()
+
+    def lose_peer(self) -> None:
+        """Be done: the server says that the peer has gone. What it was passed and has not ended is let go of at a look.
+
+        Unless that is the close frame: granian says so of whoever is being closed, whether or not he takes it.
+        """
+        if self.life is not DONE and not self._writes_close:
+            self._lose_peer()
+
+    @property
+    def _writes_close(self) -> bool:
+        """Whether all that a task waits for is that the peer takes its close frame."""
+        return self._close is not None and self._task is not None and not (len(self) or self._in_flight)
+
     def _cancel_write(self) -> None:
-        if self._task is not None and not self._task.get_loop().is_closed():
-            self._task.cancel()
+        task, self._task = self._task, None
+        if task is not None and not task.get_loop().is_closed():
+            task.cancel()
 
     def notice_end(self) -> None:
-        """Be done if the peer went and nothing was written since, so that nobody else has noticed."""
+        """Be done if the peer went and nothing was written since, so that nobody else has noticed.
+
+        And let go of what the server was passed and never ended, although it has said that the peer is gone: granian
+        does not when it stops, nor gunicorn's own worker when a peer vanishes.
+        """
         wire = self._wire
-        if self.life is not DONE and not self.is_writing and wire is not None and wire.is_gone():
+        if self.is_pending:
+            if self.is_said_gone:
+                self._cancel_write()
+        elif self.life is not DONE and not self.is_writing and wire is not None and wire.is_gone():
             self._lose_peer()
 
     def note_close_by_server(self) -> None:
@@ -344,7 +389,8 @@ class Outbox(BoundedQueue):
         except (Exception, asyncio.CancelledError) as error:  # whatever a server, or a middleware before it, raises
             if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
                 raise  # else it is something that a middleware waited for that was cancelled, and not this write
-            if self._task is task and self.life is not DONE:  # it was neither cut nor aborted
+            if self._task is task and self.life is not DONE:  # it was neither cut nor given up
+                self._task = None
                 self._fail(wire, error, is_closed=batch is None)
             return
         finally:

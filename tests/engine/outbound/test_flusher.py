@@ -29,6 +29,7 @@ class FakeOutbox:
         self.settled = False
         self.stalled = False
         self.aborts = 0
+        self.is_said_gone = False
 
     def flush(self):
         self.flushes += 1
