@@ -166,8 +166,10 @@ class Flusher:
 
         Nobody else would see it, and what they are sent then may never end.
         """
-        watched = self._watched
-        await self._wait_for(lambda: all(outbox.can_abort or not outbox.is_open for outbox in watched), WORD_SECONDS)
+        clock = asyncio.get_running_loop().time
+        end = clock() + WORD_SECONDS
+        while clock() < end and any(outbox.awaits_word for outbox in self._watched):
+            await asyncio.sleep(MIN_SWEEP_SECONDS)
 
     async def settle(self, seconds: float) -> None:
         """Wait until everything is written, and abort the rest; then look at nothing any more. Leaves no task."""

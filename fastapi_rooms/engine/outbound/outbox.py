@@ -13,16 +13,14 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from starlette.websockets import WebSocketState
-
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.outbound.batch import EMPTY, REFUSING, Batch
-from fastapi_rooms.engine.outbound.bounded_queue import DONE, TAKING, BoundedQueue, Flushes
+from fastapi_rooms.engine.outbound.bounded_queue import DONE, TAKING, Flushes
 from fastapi_rooms.engine.outbound.failed_write import FAILED, Peer, close_instead, peer_of
-from fastapi_rooms.engine.outbound.stall import Behind
+from fastapi_rooms.engine.outbound.watched import Watched
 from fastapi_rooms.engine.outbound.wire import Wire
 
 logger = logging.getLogger("fastapi_rooms")
@@ -50,7 +48,7 @@ class Flushing(Flushes, Protocol):
         ...
 
 
-class Outbox(BoundedQueue):
+class Outbox(Watched):
     """A bounded queue of messages and, at most once, a close behind them."""
 
     __slots__ = (
@@ -58,11 +56,7 @@ class Outbox(BoundedQueue):
         "_close",
         "_on_done",
         "_space",
-        "_task",
-        "_wire",
         "_written_in",
-        "connection",
-        "is_writing",
         "ready",
     )
 
@@ -76,60 +70,14 @@ class Outbox(BoundedQueue):
         flusher: Flushing,
         on_done: Callable[["Outbox"], object],
     ) -> None:
-        super().__init__(settings, counters, flusher)
-        self.connection = connection
+        super().__init__(connection, settings, counters, flusher)
         self._on_done = on_done  # called once, when it is done
-        self._wire: Wire | None = None  # None until `open`: offers wait for the handshake
         # The wire, while nothing waits before what is pending and nobody waits for space, so that a flush is one write.
         self.ready: Wire | None = None
         self._close: Close | None = None  # the frame that follows everything, once `close` was called
-        self.is_writing = False  # `write_rest` is due or at work
         self._written_in = -1  # the tick of the last `write_at_once`
         self._allows_tick = False  # that found the peer behind, and the flush at the end of its tick is still to come
-        self._task: asyncio.Task[object] | None = None  # runs `write_rest`; owned by the writers
         self._space: asyncio.Event | None = None  # made by the first `wait_for_space`; set when the peer keeps up
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the handshake was answered."""
-        return self._wire is not None
-
-    def is_written(self) -> bool:
-        """Return whether nothing waits any more, neither here nor in the server's buffer."""
-        return self.life is DONE and (self._wire is None or not self._wire.buffered())
-
-    def has_left(self) -> bool:
-        """Return whether the server is done with the socket too: until then a peer can fill its buffer with pongs."""
-        return self.life is DONE and not self.is_pending and (self._wire is None or self._wire.has_left())
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether it is done, and the server has not let go of what it was passed last."""
-        return self.life is DONE and self._task is not None
-
-    @property
-    def is_said_gone(self) -> bool:
-        """Whether the server has said that the peer has gone, and nobody can look for himself."""
-        return not self.can_abort and self.connection.websocket.client_state is WebSocketState.DISCONNECTED
-
-    @property
-    def awaits_turn(self) -> bool:
-        """Whether something waits for a task to write it: then it is this node that is behind, and not the peer."""
-        return self.is_writing and self._task is None
-
-    def behind(self) -> Behind | None:
-        """Return how far the peer is with what it is being sent; None if nobody waits for it.
-
-        That is so while a write to this peer is under way, or the server holds something for it. An outbox that has
-        not had its turn says nothing of its peer.
-        """
-        wire = self._wire
-        if wire is None:
-            return None
-        held = wire.buffered()
-        if not held and (self._task is None or self.life is DONE):
-            return None
-        return Behind(wire.taken(), held, wire.is_closing())
 
     async def wait_for_space(self) -> None:
         """Wait while the peer is behind: until nothing is queued, or the outbox is done.
@@ -167,11 +115,6 @@ class Outbox(BoundedQueue):
             self._lose_peer()
         else:
             self.flush()
-
-    @property
-    def can_abort(self) -> bool:
-        """Whether `abort` would end the socket."""
-        return self._wire is not None and self._wire.can_abort()
 
     def abort(self) -> bool:
         """Drop everything and end the socket without a close frame.
