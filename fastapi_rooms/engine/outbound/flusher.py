@@ -166,10 +166,8 @@ class Flusher:
 
         Nobody else would see it, and what they are sent then may never end.
         """
-        clock = asyncio.get_running_loop().time
-        end = clock() + WORD_SECONDS
-        while clock() < end and any(outbox.awaits_word for outbox in self._watched):
-            await asyncio.sleep(MIN_SWEEP_SECONDS)
+        watched = self._watched
+        await self._wait_for(lambda: not any(outbox.awaits_word for outbox in watched), WORD_SECONDS, sweeps=False)
 
     async def settle(self, seconds: float) -> None:
         """Wait until everything is written, and abort the rest; then look at nothing any more. Leaves no task."""
@@ -184,14 +182,15 @@ class Flusher:
         self._stop_timer()
         await self._writers.end()
 
-    async def _wait_for(self, fact: Callable[[], bool], seconds: float) -> bool:
+    async def _wait_for(self, fact: Callable[[], bool], seconds: float, *, sweeps: bool = True) -> bool:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         pause = 0.0
         while not (is_so := fact()) and loop.time() < deadline:
             await asyncio.sleep(pause)  # a transport tells nobody when its buffer is empty
             pause = MIN_SWEEP_SECONDS
-            self._sweep()
+            if sweeps:
+                self._sweep()
         return is_so
 
     def _schedule(self) -> None:

@@ -3,7 +3,7 @@
 Nothing here changes anything: see `Outbox`, which is one of these, and its base, for what waits.
 """
 
-import asyncio
+from typing import TYPE_CHECKING
 
 from starlette.websockets import WebSocketState
 
@@ -12,7 +12,11 @@ from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.outbound.bounded_queue import DONE, BoundedQueue, Flushes
 from fastapi_rooms.engine.outbound.stall import Behind
-from fastapi_rooms.engine.outbound.wire import Wire
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from fastapi_rooms.engine.outbound.wire import Wire
 
 
 class Watched(BoundedQueue):
