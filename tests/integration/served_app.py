@@ -11,7 +11,7 @@ logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
 
 FILL_BYTES, FILL_COUNT = 60_000, 400
 
-rooms = RoomsExtension(settings=RoomsSettings(send_timeout=0.4, drain_timeout=0.3))
+rooms = RoomsExtension(settings=RoomsSettings(send_timeout=0.3, drain_timeout=0.3))
 
 
 async def nobody() -> str:
@@ -40,6 +40,12 @@ async def fill(room: str, manager: ManagerDep) -> int:
         await manager.broadcast_to_room(room, "x" * FILL_BYTES)
         await asyncio.sleep(0.001)
     return FILL_COUNT
+
+
+@app.get("/closing")
+async def closing(manager: ManagerDep) -> int:
+    """Return how many have ended and have a socket that has not left."""
+    return manager.stats().closing
 
 
 @app.post("/drain")
