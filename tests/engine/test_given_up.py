@@ -151,6 +151,33 @@ def test_what_is_written_to_who_has_gone_ends_although_the_server_does_not_end_i
     run_clocked(main)
 
 
+@pytest.mark.parametrize("closes", [True, False])
+def test_what_is_written_to_who_has_gone_ends_where_the_socket_is_within_reach_too(caplog, closes):
+    """gunicorn's own worker never ends it."""
+    caplog.set_level("INFO", "fastapi_rooms")
+
+    async def main():
+        manager = ConnectionManager(RoomsSettings(send_timeout=8))
+        peer = Peer()
+        connection = await manager.connect(peer.websocket, "a")
+        sessions_of(manager).reader(connection).start()
+        peer.reads.clear()
+        if closes:
+            await connection.close(4000)
+        else:
+            await manager.send_personal(connection, "hi")
+        await settled()
+        peer.transport.closing = True
+        peer.go(1006)
+        await settled()
+        assert connection._outbox.queued() is None
+        await asyncio.sleep(3)
+        assert (sockets(manager), only_this_task()) == (0, True)
+        assert (caplog.text, manager.stats().closed["stalled"]) == ("", 0), "it is no news"
+
+    run_clocked(main)
+
+
 def test_what_ends_with_the_peer_by_itself_is_not_cancelled():
     async def main():
         manager, peer, connection = await out_of_reach()

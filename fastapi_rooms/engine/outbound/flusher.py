@@ -172,7 +172,7 @@ class Flusher:
     async def settle(self, seconds: float) -> None:
         """Wait until everything is written, and abort the rest; then look at nothing any more. Leaves no task."""
         watched, end = self._watched, asyncio.get_running_loop().time() + seconds
-        await self._wait_for(lambda: all(outbox.is_said_gone or outbox.is_written() for outbox in watched), seconds)
+        await self._wait_for(lambda: all(outbox.is_lost_to_us or outbox.is_written() for outbox in watched), seconds)
         await self.wait_until_written(min(GONE_SECONDS, end - asyncio.get_running_loop().time()))
         for outbox in list(self._watched):
             if not outbox.is_written():

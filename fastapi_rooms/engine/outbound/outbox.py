@@ -159,9 +159,11 @@ class Outbox(Watched):
     def lose_peer(self) -> None:
         """Be done: the server says that the peer has gone. What it was passed and has not ended is let go of at a look.
 
-        Unless that is the close frame: granian says so of whoever is being closed, whether or not he takes it.
+        Unless that is the close frame, and the socket may still be there: granian says so of whoever is being closed,
+        whether or not he takes it.
         """
-        if self.life is not DONE and not self._writes_close:
+        wire = self._wire
+        if self.life is not DONE and (not self._writes_close or (wire is not None and wire.is_closing())):
             self._lose_peer()
 
     @property

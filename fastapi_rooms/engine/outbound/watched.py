@@ -56,8 +56,13 @@ class Watched(BoundedQueue):
 
     @property
     def is_said_gone(self) -> bool:
+        """Whether the server has said that the peer has gone."""
+        return self.connection.websocket.client_state is WebSocketState.DISCONNECTED
+
+    @property
+    def is_lost_to_us(self) -> bool:
         """Whether the server has said that the peer has gone, and nobody can look for himself."""
-        return not self.can_abort and self.connection.websocket.client_state is WebSocketState.DISCONNECTED
+        return not self.can_abort and self.is_said_gone
 
     @property
     def awaits_word(self) -> bool:

@@ -29,7 +29,7 @@ class FakeOutbox:
         self.settled = False
         self.stalled = False
         self.aborts = 0
-        self.is_said_gone = False
+        self.is_lost_to_us = False
 
     def flush(self):
         self.flushes += 1

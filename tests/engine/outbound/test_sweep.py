@@ -22,7 +22,7 @@ class Watched:
         self.looked_at = []  # loop times
         self.has_gone = False
         self.stalled = False
-        self.is_said_gone = False
+        self.is_lost_to_us = False
         self.on_look = on_look  # called when it is looked at
 
     def notice_end(self):
