@@ -91,6 +91,10 @@ class Outbox(Protocol):
         """Write what was offered now, if nothing waits before it and this is the first write of the tick."""
         ...
 
+    def lose_peer(self) -> None:
+        """Write nothing more: the server says that the peer has gone."""
+        ...
+
     def note_close_by_server(self) -> None:
         """Remember that the server has closed the socket by itself, if it has."""
         ...

@@ -63,3 +63,28 @@ HANDSHAKE_ANSWERS = {
     Refusal.JOIN: Answer(403, CloseCode.POLICY_VIOLATION, "This room may not be joined."),
 }
 """What a client is told whose handshake is refused, but by the app or FastAPI, who have answers of their own."""
+
+_UNAUTHORIZED, _FORBIDDEN = 401, 403
+_LATER = frozenset({408, 425, 429, 502, 503, 504})
+_CLIENT_ERRORS, _SERVER_ERRORS = range(400, 500), range(500, 600)
+
+
+def close_code_of(status: int, reason: Refusal | None = None) -> CloseCode | None:
+    """Return the close code that says the same as an HTTP status; None if no handshake is accepted to say that.
+
+    A 403 never is: it refuses foreign pages, ours or one that the app looks at itself, and they would see an open
+    socket.
+
+    Args:
+        status: What the client would be answered.
+        reason: Why, where it is one of ours: a drain is told from a node that is full.
+    """
+    if reason is Refusal.DRAINING:
+        return CloseCode.SERVICE_RESTART
+    if status == _UNAUTHORIZED:
+        return CloseCode.LOGIN_EXPIRED
+    if status in _LATER:
+        return CloseCode.TRY_AGAIN_LATER
+    if status in _SERVER_ERRORS:
+        return CloseCode.INTERNAL_ERROR
+    return CloseCode.POLICY_VIOLATION if status in _CLIENT_ERRORS and status != _FORBIDDEN else None

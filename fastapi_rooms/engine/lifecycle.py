@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from starlette.websockets import WebSocketState
+
 from fastapi_rooms.domain.close_codes import ABNORMAL, CloseCode
 from fastapi_rooms.domain.connection import Connection, Owner, Phase, Verdict
 from fastapi_rooms.domain.counters import Counters
@@ -208,6 +210,8 @@ class Lifecycle:
         match cause:
             case Cause.CLOSED | Cause.FORGOTTEN:
                 connection._outbox.close(close)
+                if cause is Cause.FORGOTTEN and connection.websocket.client_state is WebSocketState.DISCONNECTED:
+                    connection._outbox.lose_peer()
                 self._end_reading(connection, now=cause is Cause.FORGOTTEN)
             case Cause.LOST if self._is_read(connection):
                 return  # its reader will see the end, and why, and have it forgotten
@@ -292,9 +296,10 @@ class Lifecycle:
         if connection in self._registry:
             self.end(connection, Cause.LOST)
         else:
-            self._end_reading(connection)
+            self._end_reading(connection, now=not outbox.is_pending)  # else its end is still to come
 
-    def _on_stall(self, outbox: Outbox) -> None:
+    def _on_stall(self, outbox: Outbox) -> bool:
+        """Give up a peer that takes nothing; return whether its socket is still there."""
         connection = outbox.connection
         if outbox.can_abort:
             if not (_is_counted(connection) or outbox.was_closed_by_server()):
@@ -302,19 +307,23 @@ class Lifecycle:
             logger.info("%r does not take what it is sent: aborted", connection)
             self.end(connection, Cause.STALLED)
             outbox.abort()
-            return
+            return False
+        if outbox.is_said_gone:
+            logger.debug("%r has gone, and its server has not ended what it was passed", connection)
+            outbox.abort()
+            return False
         # There is no way to end the socket. A close frame may still get out, when the server is done with the write.
         if connection in self._registry:
             self._counters.slow_consumers += 1
             self.end(connection, Cause.CLOSED, TOO_SLOW)
         if (close := outbox.cut(TOO_SLOW)) is not None:
             logger.info("%r does not take what it is sent: closed with %d", connection, close.code)
-            self.flusher.watch(outbox)
         else:
             logger.warning(
                 "%r does not take its close frame either: its socket stays until the server ends it", connection
             )
-            outbox.abort()
+            outbox.give_up()
+        return not outbox.has_left()
 
     def _on_failed(self, outbox: Outbox, error: BaseException) -> None:
         """A write raised although the peer is there: the outbox sends a close frame, or has tried to."""

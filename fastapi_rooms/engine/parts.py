@@ -128,6 +128,7 @@ class Parts:
     async def end_everybody(self) -> None:
         """Close who is left with 1012, wait for their outboxes, then for the app's hooks; nobody is let in any more."""
         await self.drain.interrupt(self.settings.send_timeout)  # who came now would go without a close frame
+        await self.flusher.wait_for_word()
         left = self.registry.outboxes(EVERYBODY)
         self.counters.restarted += count_open(left)
         self.delivery.close(left, Close(CloseCode.SERVICE_RESTART))

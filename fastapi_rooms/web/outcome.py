@@ -21,9 +21,12 @@ from starlette.websockets import WebSocket, WebSocketState
 from fastapi_rooms.domain.close_codes import ABNORMAL, CloseCode, check_close
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError, tells_of_end
+from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.engine.admission.handshake_refused import is_default
+from fastapi_rooms.engine.lifecycle import TOO_SLOW
 from fastapi_rooms.engine.manager import ConnectionManager
+from fastapi_rooms.engine.outbound.failed_write import close_instead
 from fastapi_rooms.engine.outbound.wire_choice import limit_reading_of
 
 logger = logging.getLogger("fastapi_rooms")
@@ -81,13 +84,17 @@ async def close_and_wait(
     if WebSocketState.DISCONNECTED in (websocket.application_state, websocket.client_state):
         limit_reading_of(websocket)  # the app may have closed it by itself
         return
-    # The handler had the manager forget it, so nobody has closed the socket, and nobody watches it; or it was given up
-    # and its socket is out of reach: it must not take that for an end at which all is well.
-    if connection.close_code is not None and connection.close_code != ABNORMAL:
-        code, reason = connection.close_code, connection.close_reason
+    # The handler had the manager forget it, so nobody has closed the socket, and nobody watches it. Or it was given up
+    # before its close frame had its turn, and its socket is out of reach: it must not take that for an end at which all
+    # is well.
+    close = Close(code, reason)
+    if connection.close_code == ABNORMAL:
+        close = close_instead(TOO_SLOW, close)
+    elif connection.close_code is not None:
+        close = close_instead(TOO_SLOW, Close(connection.close_code, connection.close_reason))
     try:
         async with asyncio.timeout(manager.settings.send_timeout):
-            await websocket.close(code, reason)
+            await websocket.close(close.code, close.reason)
         limit_reading_of(websocket)
     except Exception as error:  # noqa: BLE001 - whatever a server raises: the client went, or does not read
         logger.debug("a connection that was forgotten could not be closed: %r", error)

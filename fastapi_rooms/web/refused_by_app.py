@@ -48,7 +48,7 @@ async def _answer_http_exception(request: Request | WebSocket, error: HTTPExcept
     if not isinstance(request, WebSocket) or request.application_state is not WebSocketState.CONNECTING:
         return answer
     _count(request, Refusal.APP)
-    return await answer_denied(request, answer)
+    return await answer_denied(request, answer, error.detail)
 
 
 @stand_for_default

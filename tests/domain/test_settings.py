@@ -59,6 +59,7 @@ def test_the_defaults_are_the_safe_ones():
         "max_connections_per_address": None,
         "allowed_origins": (),
         "require_origin": False,
+        "refuse_by_close": "never",
         "first_message_timeout": None,
         "max_connection_seconds": None,
         "heartbeat_interval": None,

@@ -967,22 +967,6 @@ def test_a_peer_that_takes_nothing_and_cannot_be_aborted_gets_a_close_frame_when
     run_clocked(main)
 
 
-def test_a_peer_that_took_no_close_frame_either_is_given_up(caplog):
-    async def main():
-        manager = ConnectionManager(RoomsSettings(send_timeout=8))
-        peer = Peer()
-        peer.transport = None
-        connection = await manager.connect(peer.websocket, "a")
-        peer.reads.clear()
-        await connection.send("hi")
-        await connection.wait_until_closed()
-        assert 16 <= asyncio.get_running_loop().time() <= 24
-        assert "does not take its close frame either" in caplog.text
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    run_clocked(main)
-
-
 def test_a_peer_that_went_while_nothing_was_sent_is_noticed():
     async def main():
         manager = ConnectionManager(RoomsSettings(send_timeout=8))

@@ -19,7 +19,7 @@ from fastapi_rooms.domain.names import check_name
 from fastapi_rooms.domain.refusal import Refusal
 from fastapi_rooms.domain.seldom import Seldom
 from fastapi_rooms.domain.settings import RoomsSettings
-from fastapi_rooms.engine.admission.handshake_refused import refuse
+from fastapi_rooms.engine.admission.handshake_refused import REFUSE_BY_CLOSE_KEY, refuse
 from fastapi_rooms.engine.admission.places import Places
 from fastapi_rooms.engine.admission.questions import check_answers
 from fastapi_rooms.engine.hooks import Announcer, Hooks, Refused
@@ -111,7 +111,6 @@ class Admission:
         """
         if not in_a_loop():
             raise ConfigurationError("check_handshake was called in a thread: write `async def` for the dependency")
-        self._check_drain(websocket)
         headers = websocket.headers
         origins = headers.getlist("origin")
         hosts = headers.getlist("host")
@@ -132,6 +131,11 @@ class Admission:
                     likely_cause(origins, hosts, is_secure=is_secure),
                 )
             self._refuse(websocket, Refusal.HTTP_ORIGIN)
+        if self._settings.refuse_by_close != "never":
+            websocket.scope[REFUSE_BY_CLOSE_KEY] = (
+                self._settings.refuse_by_close
+            )  # not before: no foreign page is let in
+        self._check_drain(websocket)
 
     def refuse_credentials(self, websocket: WebSocket, challenge: str) -> NoReturn:
         """Refuse who does not prove who it is. Raises as `check_handshake` does."""

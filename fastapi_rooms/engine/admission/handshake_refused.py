@@ -11,9 +11,12 @@ from starlette.exceptions import HTTPException, WebSocketException
 from starlette.responses import JSONResponse, Response
 from starlette.websockets import WebSocket, WebSocketState
 
+from fastapi_rooms.domain.close_codes import CloseCode, check_close
+from fastapi_rooms.domain.connection import SUBPROTOCOL_KEY
 from fastapi_rooms.domain.errors import NotConnectedError, RoomsError
-from fastapi_rooms.domain.refusal import HANDSHAKE_ANSWERS, Refusal
+from fastapi_rooms.domain.refusal import HANDSHAKE_ANSWERS, Refusal, close_code_of
 from fastapi_rooms.domain.seldom import Seldom
+from fastapi_rooms.engine.outbound.wire_choice import limit_reading_of
 
 logger = logging.getLogger("fastapi_rooms")
 
@@ -21,6 +24,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 EXCEPTION_HANDLERS = "starlette.exception_handlers"
 """Where a scope has the app's exception handlers: those by class, those by status."""
+REFUSE_BY_CLOSE_KEY = "fastapi_rooms.refuse_by_close"
+"""Where a scope has the setting, once its HTTP origin was found allowed: nobody else is accepted to be refused."""
 _DEFAULTS = frozenset({"fastapi.exception_handlers", "starlette.middleware.exceptions"})
 _denials_said = Seldom(math.inf)
 _stand_for_default: list[object] = []
@@ -88,25 +93,63 @@ def stand_for_default(handler: F) -> F:
 
 async def _answer(websocket: WebSocket, error: HandshakeRefused) -> Response | None:
     """Answer as FastAPI does."""
-    return await answer_denied(websocket, JSONResponse({"detail": error.detail}, error.status_code, error.headers))
+    answer = JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+    return await answer_denied(websocket, answer, error.detail, error.reason)
 
 
-async def answer_denied(websocket: WebSocket, answer: Response) -> Response | None:
-    """Return the answer to a handshake, or close where the server knows of no such answers: that is a bare 403.
+async def answer_denied(
+    websocket: WebSocket, answer: Response, detail: object, reason: Refusal | None = None
+) -> Response | None:
+    """Return the answer to a handshake, or accept and close, as `refuse_by_close` has it.
 
-    It waits for the server: uvicorn logs an error if the app returns before it has sent.
+    Where the server knows of no such answers, it is closed unaccepted otherwise, which is a bare 403. It waits for the
+    server: uvicorn logs an error if the app returns before it has sent.
+
+    Args:
+        websocket: Whose.
+        answer: The answer.
+        detail: What it says, if that is a text.
+        reason: Why, if it is one of ours.
     """
-    if _DENIAL not in (websocket.scope.get("extensions") or {}):
+    is_known = _DENIAL in (websocket.scope.get("extensions") or {})
+    policy = websocket.scope.get(REFUSE_BY_CLOSE_KEY)
+    code = close_code_of(answer.status_code, reason)
+    if code is not None and (policy == "always" or (policy == "auto" and not is_known)):
+        await _accept_and_close(websocket, code, _in_words(answer, detail))
+        return None
+    if not is_known:
         if _denials_said.is_due(0):
             logger.info(
                 "this server can answer a handshake with 403 alone: a refusal with %d, and its Retry-After and body, "
-                "do not reach the client (said once)",
+                'do not reach the client. RoomsSettings(refuse_by_close="auto") tells by a close code (said once)',
                 answer.status_code,
             )
         await websocket.close()
         return None
     answer.background = BackgroundTask(_let_the_server_send)
     return answer
+
+
+def _in_words(answer: Response, detail: object) -> str:
+    """Return the reason of a close frame in place of an answer."""
+    later = answer.headers.get("Retry-After", "")
+    words = [detail if isinstance(detail, str) else "", f"Retry after {later} s." if later.isdecimal() else ""]
+    return " ".join(filter(None, words))
+
+
+async def _accept_and_close(websocket: WebSocket, code: CloseCode, reason: str) -> None:
+    try:
+        await websocket.accept(_selected(websocket))
+        await websocket.close(*check_close(code, reason))
+        limit_reading_of(websocket)
+    except Exception as error:  # noqa: BLE001 - whatever a server raises: the client went meanwhile
+        logger.debug("a handshake could not be refused by a close: %r", error)
+
+
+def _selected(websocket: WebSocket) -> str | None:
+    """Return a subprotocol that the client offered, without which browsers hang up by themselves; never a token."""
+    offered = [one for one in websocket.scope.get("subprotocols") or () if "bearer." not in one]
+    return websocket.scope.get(SUBPROTOCOL_KEY) or next(iter(offered), None)
 
 
 async def _let_the_server_send() -> None:

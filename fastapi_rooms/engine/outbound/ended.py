@@ -24,6 +24,9 @@ class _Ended:
     def close(self, close: Close | None) -> None:
         """Do nothing: it is closed."""
 
+    def lose_peer(self) -> None:
+        """Do nothing: it is done."""
+
     def note_close_by_server(self) -> None:
         """Do nothing: it was looked at when the outbox was done."""
 

@@ -20,6 +20,11 @@ MIN_SWEEP_SECONDS = 0.02
 MAX_SWEEP_SECONDS = 1.0
 LEFT_AT_ONCE = 64
 """How many that have ended are looked at for one who finds no place."""
+WORD_SECONDS = 0.1
+"""How long a stop waits for word of who has gone with the server, of sockets that are out of reach."""
+GONE_SECONDS = 0.25
+"""How long a stop waits for who is said to be gone, and has not taken his close frame: some servers say so of everybody
+whom they close."""
 AT_ONCE = 16
 """Outboxes that are flushed without a look at the clock, some 10 µs each; where messages are compressed, one."""
 
@@ -31,7 +36,8 @@ class Flusher:
 
     Args:
         settings: How long what is offered may be gathered, and how long a peer may take nothing.
-        on_stall: Called with the outbox of a peer that is to be given up.
+        on_stall: Called with the outbox of a peer that is to be given up; returns whether its socket is still there, so
+            that it is to be looked at on.
         on_left: Called with each outbox that was watched, once, when it is no more: its socket is gone, or given up.
         failed: Called with an outbox and what a write to it raised although its peer is there; it ends.
     """
@@ -39,7 +45,7 @@ class Flusher:
     def __init__(
         self,
         settings: RoomsSettings,
-        on_stall: Callable[[Outbox], object],
+        on_stall: Callable[[Outbox], bool],
         on_left: Callable[[Outbox], object],
         failed: Callable[[Outbox, BaseException], None],
     ) -> None:
@@ -153,11 +159,21 @@ class Flusher:
 
     def count_unwritten(self) -> int:
         """Return how many of the watched sockets have not taken everything, and are not aborted."""
-        return sum(outbox.is_open and not outbox.is_written() for outbox in self._watched)
+        return sum(outbox.is_open and (outbox.is_pending or not outbox.is_written()) for outbox in self._watched)
+
+    async def wait_for_word(self) -> None:
+        """Let those be told of as gone whose server has ended their sockets before it ended the app, as granian does.
+
+        Nobody else would see it, and what they are sent then may never end.
+        """
+        watched = self._watched
+        await self._wait_for(lambda: not any(outbox.awaits_word for outbox in watched), WORD_SECONDS, sweeps=False)
 
     async def settle(self, seconds: float) -> None:
         """Wait until everything is written, and abort the rest; then look at nothing any more. Leaves no task."""
-        await self.wait_until_written(seconds)
+        watched, end = self._watched, asyncio.get_running_loop().time() + seconds
+        await self._wait_for(lambda: all(outbox.is_lost_to_us or outbox.is_written() for outbox in watched), seconds)
+        await self.wait_until_written(min(GONE_SECONDS, end - asyncio.get_running_loop().time()))
         for outbox in list(self._watched):
             if not outbox.is_written():
                 outbox.abort()
@@ -166,14 +182,15 @@ class Flusher:
         self._stop_timer()
         await self._writers.end()
 
-    async def _wait_for(self, fact: Callable[[], bool], seconds: float) -> bool:
+    async def _wait_for(self, fact: Callable[[], bool], seconds: float, *, sweeps: bool = True) -> bool:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         pause = 0.0
         while not (is_so := fact()) and loop.time() < deadline:
             await asyncio.sleep(pause)  # a transport tells nobody when its buffer is empty
             pause = MIN_SWEEP_SECONDS
-            self._sweep()
+            if sweeps:
+                self._sweep()
         return is_so
 
     def _schedule(self) -> None:
@@ -255,8 +272,9 @@ class Flusher:
         elif stall is None:
             self._watched[outbox] = Stall(outbox.settings, now, behind)
         elif stall.look_again(now, behind):
-            self._unwatch(outbox)
-            self._on_stall(outbox)
+            self._watched[outbox] = None
+            if not self._on_stall(outbox):
+                self._unwatch(outbox)
 
     def _unwatch(self, outbox: Outbox) -> None:
         self._ended.pop(outbox, None)

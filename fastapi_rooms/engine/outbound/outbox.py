@@ -18,9 +18,9 @@ from fastapi_rooms.domain.counters import Counters
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.outbound.batch import EMPTY, REFUSING, Batch
-from fastapi_rooms.engine.outbound.bounded_queue import DONE, TAKING, BoundedQueue, Flushes
+from fastapi_rooms.engine.outbound.bounded_queue import DONE, TAKING, Flushes
 from fastapi_rooms.engine.outbound.failed_write import FAILED, Peer, close_instead, peer_of
-from fastapi_rooms.engine.outbound.stall import Behind
+from fastapi_rooms.engine.outbound.watched import Watched
 from fastapi_rooms.engine.outbound.wire import Wire
 
 logger = logging.getLogger("fastapi_rooms")
@@ -48,7 +48,7 @@ class Flushing(Flushes, Protocol):
         ...
 
 
-class Outbox(BoundedQueue):
+class Outbox(Watched):
     """A bounded queue of messages and, at most once, a close behind them."""
 
     __slots__ = (
@@ -56,11 +56,7 @@ class Outbox(BoundedQueue):
         "_close",
         "_on_done",
         "_space",
-        "_task",
-        "_wire",
         "_written_in",
-        "connection",
-        "is_writing",
         "ready",
     )
 
@@ -74,50 +70,14 @@ class Outbox(BoundedQueue):
         flusher: Flushing,
         on_done: Callable[["Outbox"], object],
     ) -> None:
-        super().__init__(settings, counters, flusher)
-        self.connection = connection
+        super().__init__(connection, settings, counters, flusher)
         self._on_done = on_done  # called once, when it is done
-        self._wire: Wire | None = None  # None until `open`: offers wait for the handshake
         # The wire, while nothing waits before what is pending and nobody waits for space, so that a flush is one write.
         self.ready: Wire | None = None
         self._close: Close | None = None  # the frame that follows everything, once `close` was called
-        self.is_writing = False  # `write_rest` is due or at work
         self._written_in = -1  # the tick of the last `write_at_once`
         self._allows_tick = False  # that found the peer behind, and the flush at the end of its tick is still to come
-        self._task: asyncio.Task[object] | None = None  # runs `write_rest`; owned by the writers
         self._space: asyncio.Event | None = None  # made by the first `wait_for_space`; set when the peer keeps up
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the handshake was answered."""
-        return self._wire is not None
-
-    def is_written(self) -> bool:
-        """Return whether nothing waits any more, neither here nor in the server's buffer."""
-        return self.life is DONE and (self._wire is None or not self._wire.buffered())
-
-    def has_left(self) -> bool:
-        """Return whether the server is done with the socket too: until then a peer can fill its buffer with pongs."""
-        return self.life is DONE and (self._wire is None or self._wire.has_left())
-
-    @property
-    def awaits_turn(self) -> bool:
-        """Whether something waits for a task to write it: then it is this node that is behind, and not the peer."""
-        return self.is_writing and self._task is None
-
-    def behind(self) -> Behind | None:
-        """Return how far the peer is with what it is being sent; None if nobody waits for it.
-
-        That is so while a write to this peer is under way, or the server holds something for it. An outbox that has
-        not had its turn says nothing of its peer.
-        """
-        wire = self._wire
-        if wire is None:
-            return None
-        held = wire.buffered()
-        if not held and self._task is None:
-            return None
-        return Behind(wire.taken(), held, wire.is_closing())
 
     async def wait_for_space(self) -> None:
         """Wait while the peer is behind: until nothing is queued, or the outbox is done.
@@ -156,11 +116,6 @@ class Outbox(BoundedQueue):
         else:
             self.flush()
 
-    @property
-    def can_abort(self) -> bool:
-        """Whether `abort` would end the socket."""
-        return self._wire is not None and self._wire.can_abort()
-
     def abort(self) -> bool:
         """Drop everything and end the socket without a close frame.
 
@@ -183,20 +138,55 @@ class Outbox(BoundedQueue):
         Args:
             close: Sent in place of one that says that all is well.
         """
-        if self._close is None or self._task is None or not (len(self) or self._in_flight):
+        if self._close is None or self._task is None or self._writes_close:
             return None
         self._cancel_write()
         self._close_instead(close)
         return self._close
 
+    def give_up(self) -> None:
+        """Be done although the socket cannot be ended. A close frame that is being written stays with the server.
+
+        To take it back would leave it to the server what the peer is told, once the endpoint has returned: h2corn says
+        1000, after which nobody comes back.
+        """
+        if not self._writes_close:
+            self.abort()
+            return
+        self._lose()
+        self._finish()
+
+    def lose_peer(self) -> None:
+        """Be done: the server says that the peer has gone. What it was passed and has not ended is let go of at a look.
+
+        Unless that is the close frame, and the socket may still be there: granian says so of whoever is being closed,
+        whether or not he takes it.
+        """
+        wire = self._wire
+        if self.life is not DONE and (not self._writes_close or (wire is not None and wire.is_closing())):
+            self._lose_peer()
+
+    @property
+    def _writes_close(self) -> bool:
+        """Whether all that a task waits for is that the peer takes its close frame."""
+        return self._close is not None and self._task is not None and not (len(self) or self._in_flight)
+
     def _cancel_write(self) -> None:
-        if self._task is not None and not self._task.get_loop().is_closed():
-            self._task.cancel()
+        task, self._task = self._task, None
+        if task is not None and not task.get_loop().is_closed():
+            task.cancel()
 
     def notice_end(self) -> None:
-        """Be done if the peer went and nothing was written since, so that nobody else has noticed."""
+        """Be done if the peer went and nothing was written since, so that nobody else has noticed.
+
+        And let go of what the server was passed and never ended, although it has said that the peer is gone: granian
+        does not when it stops, nor gunicorn's own worker when a peer vanishes.
+        """
         wire = self._wire
-        if self.life is not DONE and not self.is_writing and wire is not None and wire.is_gone():
+        if self.is_pending:
+            if self.is_said_gone:
+                self._cancel_write()
+        elif self.life is not DONE and not self.is_writing and wire is not None and wire.is_gone():
             self._lose_peer()
 
     def note_close_by_server(self) -> None:
@@ -344,7 +334,8 @@ class Outbox(BoundedQueue):
         except (Exception, asyncio.CancelledError) as error:  # whatever a server, or a middleware before it, raises
             if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
                 raise  # else it is something that a middleware waited for that was cancelled, and not this write
-            if self._task is task and self.life is not DONE:  # it was neither cut nor aborted
+            if self._task is task and self.life is not DONE:  # it was neither cut nor given up
+                self._task = None
                 self._fail(wire, error, is_closed=batch is None)
             return
         finally:

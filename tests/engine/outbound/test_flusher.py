@@ -30,6 +30,7 @@ class FakeOutbox:
         self.settled = False
         self.stalled = False
         self.aborts = 0
+        self.is_lost_to_us = False
 
     def flush(self):
         self.flushes += 1

@@ -23,6 +23,7 @@ class Watched:
         self.looked_at = []  # loop times
         self.has_gone = False
         self.stalled = False
+        self.is_lost_to_us = False
         self.on_look = on_look  # called when it is looked at
 
     def notice_end(self):
