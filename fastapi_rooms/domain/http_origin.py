@@ -93,11 +93,18 @@ def likely_cause(origins: Sequence[str], hosts: Sequence[str], *, is_secure: boo
 
     Proxies are behind most of it: what the browser was told and what the app is told are two things.
     """
+    if len(hosts) > 1:
+        return "it came with several Host headers, which no client sends: what stands in front of the app adds one"
+    if not origins:
+        return "it came without an Origin header, which require_origin=True refuses; every browser sends one"
     origin, host = sole(origins), sole(hosts)
     page = None if origin is None else parse_origin(origin)
     here = None if host is None else parse_origin(f"{'https' if is_secure else 'http'}://{host}")
-    if page is None or here is None:
-        return "if it is a page of yours, name it in RoomsSettings(allowed_origins=[...])"
+    cause = None if page is None or here is None else _cause_at_a_proxy(page, here)
+    return cause or "if it is a page of yours, name it in RoomsSettings(allowed_origins=[...])"
+
+
+def _cause_at_a_proxy(page: HttpOrigin, here: HttpOrigin) -> str | None:
     if page.host == here.host:
         if page.scheme == here.scheme:
             return "the host is the same and the port is not: a proxy has dropped or changed it. " + _REMEDY
@@ -110,7 +117,7 @@ def likely_cause(origins: Sequence[str], hosts: Sequence[str], *, is_secure: boo
             f"the host is a private name: a proxy has put {here.host!r} in place of what the browser asked for. "
             + _REMEDY
         )
-    return "if it is a page of yours, name it in RoomsSettings(allowed_origins=[...])"
+    return None
 
 
 def _is_private(host: str) -> bool:

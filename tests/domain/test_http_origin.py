@@ -156,6 +156,11 @@ def test_the_likely_cause_is_named(origin, host, is_secure, cause):
     assert cause in likely_cause([origin], [host], is_secure=is_secure)
 
 
-def test_without_an_origin_or_a_host_there_is_no_likely_cause():
-    for origins, hosts in (([], ["app.test"]), (["https://app.test"], [])):
-        assert "allowed_origins" in likely_cause(origins, hosts, is_secure=True)
+def test_without_a_host_there_is_no_likely_cause():
+    assert "allowed_origins" in likely_cause(["https://app.test"], [], is_secure=True)
+
+
+def test_several_hosts_or_no_origin_are_no_matter_of_a_page():
+    for origins in ([], ["https://app.test"]):
+        assert "several Host headers" in likely_cause(origins, ["app.test", "evil.test"], is_secure=True)
+    assert "require_origin=True" in likely_cause([], ["app.test"], is_secure=True)

@@ -301,6 +301,7 @@ async def test_with_a_hundred_clients_that_do_not_read_the_process_is_gone_in_ti
     assert took < 1.5 + ENDS
     (drained,) = server.lines("drained:")
     assert "101 connections closed, 100 of them aborted" in drained
+    assert not server.lines("cannot be aborted"), "who was is not said not to be"
     assert min(drains(server)) >= 1.5
 
 

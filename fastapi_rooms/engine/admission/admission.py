@@ -131,10 +131,8 @@ class Admission:
                     likely_cause(origins, hosts, is_secure=is_secure),
                 )
             self._refuse(websocket, Refusal.HTTP_ORIGIN)
-        if self._settings.refuse_by_close != "never":
-            websocket.scope[REFUSE_BY_CLOSE_KEY] = (
-                self._settings.refuse_by_close
-            )  # not before: no foreign page is let in
+        if self._settings.refuse_by_close != "never":  # not before: no foreign page is let in
+            websocket.scope[REFUSE_BY_CLOSE_KEY] = self._settings.refuse_by_close
         self._check_drain(websocket)
 
     def refuse_credentials(self, websocket: WebSocket, challenge: str) -> NoReturn:

@@ -39,8 +39,9 @@ class ClaimedWebSocket(WebSocket):
             ConfigurationError: Always.
         """
         raise ConfigurationError(
-            "this WebSocket is accepted already: leave `websocket.accept()` out. For a subprotocol or headers of your "
-            "own, write an endpoint with `await manager.connect(websocket, subprotocol=..., headers=...)`"
+            "this WebSocket is accepted already: leave `websocket.accept()` out. For a subprotocol there is "
+            "ws_route(subprotocols=[...]); for headers of your own, write an endpoint with `await "
+            "manager.connect(websocket, headers=...)`"
         )
 
 

@@ -158,8 +158,14 @@ class Flusher:
         return late
 
     def count_unwritten(self) -> int:
-        """Return how many of the watched sockets have not taken everything, and are not aborted."""
-        return sum(outbox.is_open and (outbox.is_pending or not outbox.is_written()) for outbox in self._watched)
+        """Return how many of the watched sockets have not taken everything, and cannot be aborted.
+
+        uvloop holds what was not taken until the next tick, also for sockets that were aborted in this one.
+        """
+        return sum(
+            outbox.is_open and not outbox.can_abort and (outbox.is_pending or not outbox.is_written())
+            for outbox in self._watched
+        )
 
     async def wait_for_word(self) -> None:
         """Let those be told of as gone whose server has ended their sockets before it ended the app, as granian does.
