@@ -258,9 +258,10 @@ class Told:
         ]
 
 
-READ = {"workers", "worker_class", "bind", "insecure_bind", "forwarded_allow_ips", "graceful_timeout", "wsgi_app"}
-READ |= {"websocket_ping_interval", "chdir", "pythonpath", "raw_env", "logconfig", "asgi_lifespan"}
-READ |= {"logconfig_json", "logconfig_dict"}
+READ = frozenset(
+    "workers worker_class bind insecure_bind forwarded_allow_ips graceful_timeout wsgi_app websocket_ping_interval "
+    "chdir pythonpath raw_env logconfig logconfig_json logconfig_dict asgi_lifespan".split()
+)
 """What matters of Python files."""
 
 

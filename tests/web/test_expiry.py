@@ -18,6 +18,18 @@ def in_seconds(seconds: float) -> datetime:
     return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
+class Logins:
+    """Those who log in, each for so many seconds from then on."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.expire_at: list[datetime] = []
+
+    def __call__(self) -> datetime:
+        self.expire_at.append(in_seconds(self.seconds))
+        return self.expire_at[-1]
+
+
 def add_route(rooms: RoomsExtension, expires_at) -> None:
     """Add a route of one who logs in until then, and may send for how many seconds more."""
 
@@ -36,14 +48,14 @@ PATHS = pytest.mark.parametrize("path", ["/handler", "/session"])
 
 @PATHS
 async def test_a_connection_ends_with_its_credentials(rooms, stage, wire, loop, path):
-    expires_at = in_seconds(0.2)
-    add_route(rooms, lambda: expires_at)
+    logins = Logins(0.3)
+    add_route(rooms, logins)
     async with stage.plays(rooms) as server:
         async with server.client(path) as client:
             [connection] = await until(lambda: rooms.manager.get_user_connections("ann"))
-            assert connection.expires_at == expires_at
+            assert [connection.expires_at] == logins.expire_at
             assert await client.closed() == LOGIN_EXPIRED
-            assert datetime.now(UTC) >= expires_at
+            assert datetime.now(UTC) >= connection.expires_at
         await until(lambda: rooms.manager.stats().connections == 0)
         assert rooms.manager.stats().closed["expired"] == 1
         assert rooms.manager.active_rooms == []
@@ -51,12 +63,12 @@ async def test_a_connection_ends_with_its_credentials(rooms, stage, wire, loop, 
 
 @PATHS
 async def test_new_credentials_keep_it_open_and_shorter_ones_end_it_sooner(rooms, stage, wire, path):
-    first = in_seconds(0.2)
-    add_route(rooms, lambda: first)
+    logins = Logins(0.3)
+    add_route(rooms, logins)
     async with stage.plays(rooms) as server, server.client(path) as client:
         await client.send("3600")
         assert await client.receive() == "true"
-        await until(lambda: datetime.now(UTC) > first + timedelta(seconds=0.05))
+        await until(lambda: datetime.now(UTC) > logins.expire_at[0] + timedelta(seconds=0.05))
         await client.send("null")
         assert await client.receive() == "true", "it has outlived the first"
         [connection] = rooms.manager.get_user_connections("ann")
