@@ -259,8 +259,23 @@ class Told:
 
 
 READ = frozenset(
-    "workers worker_class bind insecure_bind forwarded_allow_ips graceful_timeout wsgi_app websocket_ping_interval "
-    "chdir pythonpath raw_env logconfig logconfig_json logconfig_dict asgi_lifespan".split()
+    [
+        "workers",
+        "worker_class",
+        "bind",
+        "insecure_bind",
+        "forwarded_allow_ips",
+        "graceful_timeout",
+        "wsgi_app",
+        "websocket_ping_interval",
+        "chdir",
+        "pythonpath",
+        "raw_env",
+        "logconfig",
+        "logconfig_json",
+        "logconfig_dict",
+        "asgi_lifespan",
+    ]
 )
 """What matters of Python files."""
 
