@@ -104,9 +104,9 @@ class RoomsSettings(BaseModel):
     """Refuse clients that send no `Origin` header, which browsers always do."""
     refuse_by_close: Literal["never", "auto", "always"] = "never"
     """Whether who is refused with another HTTP status than 403 is accepted, and closed at once with a code that says
-    the same (4401, 1012, 1013, 1008): `auto`, where the server can answer a handshake with 403 alone; `always`, since
-    pages are told no status. `never` is the default: it costs a stranger's handshake no open socket, and a client that
-    takes `open` for success would come back at once, again and again."""
+    the same (4401, 1012, 1013, 1008, 1011): `auto`, where the server can answer a handshake with 403 alone; `always`,
+    since pages are told no status. `never` is the default: it costs a stranger's handshake no open socket, and a client
+    that takes `open` for success would come back at once, again and again."""
     first_message_timeout: Seconds | None = None
     """How long a client may take for its first message before it is closed with 4408. Not for endpoints that receive
     from the WebSocket themselves, since nobody else knows what came; nor is the heartbeat."""

@@ -200,12 +200,14 @@ class DistributedWebSocketManager(ConnectionManager):
         self._check_started()
         await self._backend.subscribe(targets)
 
-    def _want(self, target: Target) -> None:
-        self._backend.subscribe((target,))
+    def _want(self, target: Target) -> Awaitable[object]:
+        return self._backend.subscribe((target,))
 
-    async def _tell(self, target: Target, move: Move) -> None:
+    def _tell(self, target: Target, move: Move) -> Awaitable[None]:
         self._check_started()
-        await self._answer(self._backend.publish(Envelope(self._node_id, target, move)))
+        envelope = Envelope(self._node_id, target, move)
+        check_size(envelope, self.settings.max_envelope_bytes)
+        return self._answer(self._backend.publish(envelope))
 
     def _unfollow(self, left: Left | None) -> None:
         if left is None:

@@ -164,9 +164,8 @@ class Lifecycle:
             self._begin(connection)
         elif connection.close_code == CloseCode.SERVICE_RESTART:
             self._counters.restarted += 1  # let in all the same, to get its close frame
-        if connection._phase is Phase.GONE:  # forgotten meanwhile: the socket is its endpoint's business
-            outbox.abort()  # which may have had a close frame to write
-            return
+        if connection._phase is Phase.GONE and not outbox.has_close_frame:
+            return  # forgotten meanwhile: the socket is its endpoint's business
         newest_counts = settings.overflow is Overflow.DROP_OLDEST
         outbox.open(
             choose_wire(connection.websocket, settings.wire, settings.compress_min_bytes, newest_counts=newest_counts)
@@ -317,12 +316,15 @@ class Lifecycle:
             self._counters.slow_consumers += 1
             self.end(connection, Cause.CLOSED, TOO_SLOW)
         if (close := outbox.cut(TOO_SLOW)) is not None:
+            self._counters.slow_consumers += close.code == TOO_SLOW.code and not _is_counted(connection)
             logger.info("%r does not take what it is sent: closed with %d", connection, close.code)
-        else:
+        elif outbox.give_up():
             logger.warning(
                 "%r does not take its close frame either: its socket stays until the server ends it", connection
             )
-            outbox.give_up()
+        else:
+            connection._note_close(ABNORMAL, "")  # so that its endpoint does not say that all is well
+            logger.info("%r was forgotten, and does not take what it was sent before", connection)
         return not outbox.has_left()
 
     def _on_failed(self, outbox: Outbox, error: BaseException) -> None:

@@ -16,12 +16,12 @@ class ManyNodes:
 
     follow: Callable[[Collection[Target]], Awaitable[None]]
     """Waits until this node hears what others send to rooms and users that have connections here."""
-    want: Callable[[Target], None]
-    """Begins the same without waiting."""
+    want: Callable[[Target], Awaitable[object] | None]
+    """Does the same from the call on; what it returns may be waited for."""
     unfollow: Callable[[Left | None], None]
     """Stops hearing about what has no connections here any more."""
     tell: Callable[[Target, Move], Awaitable[None]]
-    """Has the others move the connections of a user; waits until they were told. Sent at the call."""
+    """Has the others move the connections of a user, from the call on; what it returns waits until they were told."""
     recheck: Callable[[Connection], Awaitable[None]]
     """Looks again, when nothing is missed any more, whether a user may come in. Raises `HandshakeRefused` if not."""
     status: Callable[[], BackendStatus | None]

@@ -1,6 +1,7 @@
 """Who joins and leaves rooms, when the connection is there already."""
 
 import logging
+from collections.abc import Awaitable
 
 from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.envelope import room_target
@@ -53,18 +54,20 @@ class Membership:
         await self._nodes.follow((target,))
         return True
 
-    def move(self, user_id: str, move: Move) -> int:
-        """Have all connections of a user here join or leave a room; return how many did.
+    def move(self, user_id: str, move: Move) -> tuple[int, Awaitable[object] | None]:
+        """Have all connections of a user here join or leave a room.
 
         Nobody is asked, since the app has decided. Who is in as many rooms as it may be stays out, and that is counted.
+
+        Returns:
+            How many did, and what may be waited for until they hear the other nodes.
         """
         user = list(self._registry.of_user(user_id))
         if not move.joins:
-            return sum(self.leave(connection, move.room) for connection in user)
-        joined = [connection for connection in user if self._enter(connection, move.room)]
-        if joined:
-            self._nodes.want(room_target(move.room))
-        return len(joined)
+            return sum(self.leave(connection, move.room) for connection in user), None
+        joined = sum(self._enter(connection, move.room) for connection in user)
+        are_in = any(move.room in connection._rooms for connection in user)  # who was before may not hear yet
+        return joined, self._nodes.want(room_target(move.room)) if are_in else None
 
     def leave(self, connection: Connection | None, room: str) -> bool:
         """End a membership; False if there was none."""

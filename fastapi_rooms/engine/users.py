@@ -35,13 +35,12 @@ class Users:
             InvalidName: A user or a room cannot be called that.
             BackendUnavailable: Other nodes were not told, or not for certain.
         """
-        joined = await self._move(user_id, Move(room, joins=True))
-        if joined:
-            await self._nodes.follow((room_target(room),))
-        return joined
+        return await self._move(user_id, Move(room, joins=True))
 
     async def leave_room(self, user_id: str, room: str) -> int:
         """End all memberships of a user in a room; return how many of this node.
+
+        A join, or a handshake, about which `authorize_join` is being asked meanwhile is none yet: let it know first.
 
         Raises:
             InvalidName: A user or a room cannot be called that.
@@ -53,6 +52,9 @@ class Users:
         self._home.check()
         target = user_target(user_id)
         room_target(move.room)  # which checks the name
-        moved = self._membership.move(user_id, move)
-        await self._nodes.tell(target, move)
+        told = self._nodes.tell(target, move)  # which may raise, so that nobody has moved yet
+        moved, heard = self._membership.move(user_id, move)
+        await told
+        if heard is not None:
+            await heard
         return moved

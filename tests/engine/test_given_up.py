@@ -113,7 +113,9 @@ def test_a_drain_says_who_was_given_up(caplog):
     run_clocked(main)
 
 
-def test_who_was_forgotten_and_takes_nothing_is_left_to_the_server():
+def test_who_was_forgotten_and_takes_nothing_is_left_to_the_server(caplog):
+    caplog.set_level("INFO", "fastapi_rooms")
+
     async def main():
         manager, peer, connection = await out_of_reach(reads=False)
         await manager.send_personal(connection, "hi")
@@ -122,9 +124,30 @@ def test_who_was_forgotten_and_takes_nothing_is_left_to_the_server():
         await asyncio.sleep(20)
         assert only_this_task()
         assert sockets(manager) == 0
+        assert connection.close_code == 1006
+        assert EITHER not in caplog.text, "there was none"
+        assert f"{connection!r} was forgotten, and does not take what it was sent before" in caplog.text
         peer.reads.set()
         await settled()
         assert peer.events == []
+
+    run_clocked(main)
+
+
+@pytest.mark.parametrize(("code", "told", "counted"), [(1000, 1013, 1), (4000, 4000, 0)])
+def test_who_was_closed_by_the_app_and_is_told_that_it_is_slow_is_counted_as_that(code, told, counted):
+    async def main():
+        manager, peer, connection = await out_of_reach()
+        await manager.send_personal(connection, "hi")
+        await settled()
+        await manager.send_personal(connection, "there")
+        await connection.close(code)
+        await asyncio.sleep(14)
+        peer.reads.set()
+        await settled()
+        assert peer.close_codes == [told]
+        assert manager.stats().closed["slow_consumer"] == counted
+        await manager.stop()
 
     run_clocked(main)
 

@@ -235,21 +235,24 @@ async def test_a_connection_that_is_closed_during_the_handshake_is_closed_after_
     assert is_empty(manager)
 
 
-async def test_a_connection_that_is_closed_and_forgotten_during_the_handshake_leaves_nothing(manager):
+async def test_a_connection_that_is_closed_and_forgotten_during_the_handshake_gets_its_close_frame(manager):
     peer = Peer()
     peer.accepts.clear()
     call = asyncio.create_task(manager.connect(peer.websocket, "a"))
     await ticks()
-    await manager.broadcast_to_room("a", "lost")
-    await manager.close_room("a", 4000)
+    await manager.broadcast_to_room("a", "last words")
+    await manager.close_room("a", 1000, "bye")
     manager.disconnect(peer.websocket)
     peer.accepts.set()
     connection = await call
-    assert connection.close_code == 4000
-    assert await texts(peer) == [[]]
+    assert await texts(peer) == [["last words"]]
+    assert peer.close_codes == [1000]
+    assert connection.close_code == 1000
     stats = manager.stats()
-    assert (stats.closing, stats.queued_messages, stats.dropped["lost"]) == (0, 0, 1)
-    assert not manager._parts.flusher._watched
+    assert (stats.closing, stats.queued_messages, stats.dropped["lost"]) == (1, 0, 0)
+    peer.transport.closing = True  # as the client hangs up
+    manager._parts.flusher.look_for_left()
+    assert manager.stats().closing == 0
     assert is_empty(manager)
 
 

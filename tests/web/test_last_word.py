@@ -52,6 +52,23 @@ def test_who_had_not_taken_all_when_a_stop_gave_it_up(code, said):
     run_clocked(main)
 
 
+def test_who_was_forgotten_and_had_not_taken_all_is_not_told_that_all_is_well():
+    async def main():
+        manager, peer, connection = await out_of_reach()
+        peer.reads.clear()
+        await manager.send_personal(connection, "hi")
+        await settled()
+        manager.disconnect(connection)
+        ending = asyncio.create_task(close_and_wait(peer.websocket, manager, connection, 1000))
+        await asyncio.sleep(14)
+        peer.reads.set()
+        await ending
+        assert peer.close_codes == [1013]
+        await manager.stop()
+
+    run_clocked(main)
+
+
 def test_who_was_forgotten_by_its_endpoint_is_closed_as_that_says():
     async def main():
         manager, peer, connection = await out_of_reach()

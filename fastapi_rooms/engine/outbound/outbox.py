@@ -144,17 +144,26 @@ class Outbox(Watched):
         self._close_instead(close)
         return self._close
 
-    def give_up(self) -> None:
-        """Be done although the socket cannot be ended. A close frame that is being written stays with the server.
+    @property
+    def has_close_frame(self) -> bool:
+        """Whether one is to be written, or is being written."""
+        return self._close is not None and self.life is not DONE
+
+    def give_up(self) -> bool:
+        """Be done although the socket cannot be ended; return whether there was a close frame.
+
+        One that is being written stays with the server.
 
         To take it back would leave it to the server what the peer is told, once the endpoint has returned: h2corn says
         1000, after which nobody comes back.
         """
-        if not self._writes_close:
+        had_one = self.has_close_frame
+        if self._writes_close:
+            self._lose()
+            self._finish()
+        else:
             self.abort()
-            return
-        self._lose()
-        self._finish()
+        return had_one
 
     def lose_peer(self) -> None:
         """Be done: the server says that the peer has gone. What it was passed and has not ended is let go of at a look.

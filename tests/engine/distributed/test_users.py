@@ -14,6 +14,7 @@ from fastapi_rooms.domain.errors import (
     ConfigurationError,
     InvalidName,
     ManagerNotStarted,
+    MessageError,
 )
 from fastapi_rooms.domain.move import Move
 from fastapi_rooms.domain.refusal import Refusal
@@ -81,6 +82,38 @@ async def test_it_is_told_at_the_call_and_the_room_is_wanted(manager, backend):
     assert (connection.rooms, KITCHEN in backend.wanted) == (frozenset(), False)
     backend.answer()
     assert await leaving == 1
+
+
+async def test_who_leaves_while_others_are_told_leaves_nothing_wanted(manager, backend):
+    _, connection = await connected(manager, user_id="ann")
+    backend.answers = False
+    joining = asyncio.create_task(manager.users.join_room("ann", "kitchen"))
+    await settled()
+    await manager.leave_room(connection, "kitchen")
+    backend.answer()
+    assert await joining == 1
+    assert KITCHEN not in backend.wanted
+
+
+async def test_who_joins_where_somebody_is_about_to_waits_as_well(manager, backend):
+    await connected(manager, user_id="ann")
+    backend.confirms = False
+    joins = [asyncio.create_task(manager.users.join_room("ann", "kitchen")) for _ in range(2)]
+    await settled()
+    assert not any(join.done() for join in joins)
+    backend.confirm()
+    assert [await join for join in joins] == [1, 0]
+
+
+async def test_what_is_too_large_for_others_moves_nobody(backend):
+    manager = DistributedWebSocketManager(backend, settings=RoomsSettings(max_envelope_bytes=100))
+    await manager.start()
+    _, connection = await connected(manager, user_id="a" * 60)
+    for move in (manager.users.join_room, manager.users.leave_room):
+        with pytest.raises(MessageError, match="max_envelope_bytes"):
+            await move("a" * 60, "r" * 60)
+    assert (connection.rooms, backend.published) == (frozenset(), [])
+    await manager.stop()
 
 
 async def test_that_others_were_not_told_is_raised_and_those_here_have_moved(manager, backend):
