@@ -33,11 +33,12 @@ class _UpgradeRequired(APIRoute):
         return _answer
 
 
-async def _answer(request: Request) -> Response:  # noqa: ARG001 - Starlette passes it
-    # RFC 9110 section 15.5.22, and 7.8: who sends Upgrade says so in Connection.
-    return PlainTextResponse(
-        ANSWER, 426, {"Upgrade": "websocket", "Connection": "Upgrade", "Cache-Control": "no-store"}
-    )
+async def _answer(request: Request) -> Response:
+    headers = {"Cache-Control": "no-store"}
+    if request.scope.get("http_version", "1.1").startswith("1."):
+        # RFC 9110 section 15.5.22, and 7.8: who sends Upgrade says so in Connection. From HTTP/2 on there is neither.
+        headers |= {"Upgrade": "websocket", "Connection": "Upgrade"}
+    return PlainTextResponse(ANSWER, 426, headers)
 
 
 async def never_called() -> None:

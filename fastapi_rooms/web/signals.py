@@ -30,6 +30,13 @@ ECHO_SECONDS = 1.0
 """For how long after the first signal others are taken for the same: the parent of `--workers` and `--reload` sends on
 what the whole process group has got already."""
 
+NOT_HEARD = (
+    "this server hears of signals through its event loop, so that nobody is drained before it stops: await "
+    "manager.drain() before the signal comes. Of these servers most do not notice either who vanished without a word: "
+    "RoomsSettings(heartbeat_interval=...) does"
+)
+"""What is missing on granian, hypercorn and gunicorn's own worker, in one line."""
+
 SECOND = "a second signal: the rest of the connections is left to the server"
 
 Previous = Callable[[int, FrameType | None], Any]
@@ -41,11 +48,11 @@ taking their place would keep no server waiting (granian, hypercorn)."""
 
 def _is_a_servers(handler: object) -> TypeGuard[Previous]:
     """Return whether a handler does something when it is called, and something else than interrupting everything."""
-    return (
-        callable(handler)
-        and handler is not signal.default_int_handler
-        and getattr(handler, "__module__", None) not in _OF_LOOPS
-    )
+    return callable(handler) and handler is not signal.default_int_handler and not _is_a_loops(handler)
+
+
+def _is_a_loops(handler: object) -> bool:
+    return getattr(handler, "__module__", None) in _OF_LOOPS
 
 
 def drain_at_signal(manager: ConnectionManager) -> "SignalledDrain | None":
@@ -83,6 +90,8 @@ class SignalledDrain:
     def add(self, manager: ConnectionManager) -> None:
         """Drain a manager, too; take the place of the handlers that a server has installed, where there are any."""
         self._managers.append(manager)
+        if not self._previous and any(_is_a_loops(signal.getsignal(number)) for number in SIGNALS):
+            logger.info(NOT_HEARD)
         for number in SIGNALS:
             previous = signal.getsignal(number)
             if number not in self._previous and _is_a_servers(previous):

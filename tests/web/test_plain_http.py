@@ -54,6 +54,23 @@ async def test_a_plain_get_says_what_may_be_wrong_where_nothing_else_answers(app
                 assert await client.receive() == "hello"
 
 
+@pytest.mark.parametrize(("version", "expected"), [("1.0", {"upgrade", "connection"}), ("2", set()), ("3", set())])
+async def test_from_http_2_on_there_is_no_header_to_upgrade(app, version, expected):
+    sent = []
+    scope = {"type": "http", "method": "GET", "path": "/ws", "raw_path": b"/ws", "query_string": b"", "headers": []}
+    scope |= {"http_version": version, "scheme": "http", "root_path": "", "state": {}}
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(event):
+        sent.append(event)
+
+    await app(scope, receive, send)
+    assert sent[0]["status"] == 426
+    assert {name.decode() for name, _ in sent[0]["headers"]} & {"upgrade", "connection"} == expected
+
+
 def test_the_name_of_a_route_leads_to_its_socket():
     rooms = RoomsExtension()
 

@@ -249,8 +249,9 @@ async def test_where_no_server_has_installed_a_handler_none_is_installed():
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_handlers_of_the_loop_are_left_alone_since_the_loop_would_not_wait(new_loop):
+def test_handlers_of_the_loop_are_left_alone_since_the_loop_would_not_wait(new_loop, caplog):
     """So granian and hypercorn hear of signals."""
+    caplog.set_level("INFO", "fastapi_rooms")
 
     async def main():
         loop, heard = asyncio.get_running_loop(), []
@@ -263,6 +264,10 @@ def test_handlers_of_the_loop_are_left_alone_since_the_loop_would_not_wait(new_l
             send(signal.SIGTERM)
             await until(lambda: heard)
         assert rooms.drains == 0
+        [told] = [record.getMessage() for record in caplog.records]
+        assert told.startswith("this server hears of signals through its event loop, so that nobody is drained")
+        assert "await manager.drain() before" in told
+        assert "RoomsSettings(heartbeat_interval=...)" in told
         for number in BOTH:
             loop.remove_signal_handler(number)
 

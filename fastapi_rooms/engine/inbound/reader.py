@@ -19,7 +19,7 @@ from starlette.websockets import WebSocketState
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection, Owner
 from fastapi_rooms.domain.error_code import ErrorCode
-from fastapi_rooms.domain.incoming import error_message
+from fastapi_rooms.domain.incoming import error_message, reference_in
 from fastapi_rooms.domain.messages import Message
 from fastapi_rooms.domain.rate import Allowance
 from fastapi_rooms.engine.inbound.event import end_of, held_bytes, is_larger, payload_of
@@ -215,18 +215,20 @@ class Reader:
         if payload is not None:
             if is_larger(payload, self._shared.max_bytes):
                 await self._refuse_size()
-            elif await self.drop():
+            elif await self.drop(payload):
                 return True
         self._leave(event)
         return False
 
-    async def drop(self) -> bool:
-        """Drop a message above the rate, and say so once; return whether to go on."""
+    async def drop(self, payload: Payload) -> bool:
+        """Drop a message above the rate, and say so of the first in a row; return whether to go on."""
         self._shared.counters.rate_limited_messages += 1
         dropped = self._allowed().drop(monotonic())
+        told = error_message(ErrorCode.RATE_LIMITED, **reference_in(payload)) if dropped == 1 else None
+        del payload  # not kept while others have their turn
         await asyncio.sleep(0)  # a server may have many of them ready: the others get their turn
-        if dropped == 1:
-            await self._owner.send_personal(self._connection, error_message(ErrorCode.RATE_LIMITED))
+        if told is not None:
+            await self._owner.send_personal(self._connection, told)
         elif dropped >= MAX_DROPPED:
             if self._connection.is_open:
                 self._shared.counters.flooders += 1
@@ -263,7 +265,7 @@ class Reader:
                     return
                 if self._count():
                     inbox.put(payload, held_bytes(payload))
-                elif not await self.drop():
+                elif not await self.drop(payload):
                     return
                 event = payload = None  # a connection that waits keeps no message
                 if inbox.is_full and not await self._wait_for_space():

@@ -62,8 +62,9 @@ class Received(AsyncIterator[Any]):
                 if payload is None:
                     break
                 if self._readers.limiter is not None and not await self._is_allowed(self._readers.limiter, payload):
-                    event = payload = None
-                    if not reader.has_given_up and await reader.drop():
+                    event = None
+                    if not reader.has_given_up and await reader.drop(payload):
+                        payload = None
                         continue
                     break
                 if self._readers.expects_pongs and is_pong(payload):

@@ -163,7 +163,8 @@ def _report_fallback(websocket: WebSocket, send: Any, server: object) -> None:
         name = code_name(send)
         what = (
             f"leads to no socket: frames go through ASGI, {WITHOUT_SOCKET}. Unless the server pings its clients and "
-            "gives up who does not answer, set RoomsSettings(heartbeat_interval=...)"
+            "gives up who does not answer, set RoomsSettings(heartbeat_interval=...). Its stop may close everybody at "
+            "once: await manager.drain() before"
         )
     if name not in _reported:
         _reported.add(name)

@@ -88,6 +88,18 @@ async def test_what_is_over_is_dropped_and_told_once(client_with, clock):
     await client.end()
 
 
+@pytest.mark.parametrize("limits", ["rate", "limiter"])
+async def test_what_is_told_says_which_message_was_dropped_first(client_with, clock, limits):
+    if limits == "rate":
+        client = await client_with(messages_per_second=1, messages_burst=1)
+    else:
+        client = await client_with(lambda connection, action: action == "connect" or not client.got)
+    await client.say('{"id": 1}', '{"id": 2}', '{"id": 3}')
+    assert client.got == ['{"id": 1}']
+    assert client.peer.texts == ['{"type":"error","code":"rate_limited","id":2}']
+    await client.end()
+
+
 async def test_who_goes_on_is_closed_at_the_hundredth(client_with, clock):
     client = await client_with(messages_per_second=1, messages_burst=1)
     await client.say("first", *["more"] * 99)

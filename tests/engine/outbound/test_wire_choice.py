@@ -256,6 +256,7 @@ async def test_what_is_lost_where_the_socket_is_out_of_reach_is_logged_once(capl
     assert "test_what_is_lost_where_the_socket_is_out_of_reach_is_logged_once.<locals>.send leads to no socket" in text
     assert "cannot be aborted" in text
     assert "set RoomsSettings(heartbeat_interval=...)" in text
+    assert "await manager.drain() before" in text
 
 
 def test_a_test_client_is_no_server(caplog):
