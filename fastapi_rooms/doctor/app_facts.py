@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Mount
 
 from fastapi_rooms.backends.contract import Backend
 from fastapi_rooms.backends.memory import MemoryBackend
-from fastapi_rooms.doctor.handshake import arrival_of, wraps_send
+from fastapi_rooms.doctor.handshake import arrival_of, wrappers_of_send
 from fastapi_rooms.doctor.hidden_routes import hidden_routes, paths_of, ws_routes
 from fastapi_rooms.doctor.loading import Loaded
 from fastapi_rooms.doctor.situation import App, Mounted, Rooms, Start
@@ -61,7 +61,7 @@ def _with_what_arrives(facts: App, loaded: Loaded) -> App:
         arriving_send=None if arrived is None else arrived.send,
         arriving_receive_is_lost=arrived is not None and not arrived.leads_back,
         # Who it was is asked where there is something to be explained.
-        send_wrappers=tuple(name(one) for one in app.user_middleware if not is_clear and wraps_send(one, app, path)),
+        send_wrappers=() if is_clear else tuple(map(name, wrappers_of_send(app, path))),
     )
 
 

@@ -28,7 +28,7 @@ from support import DEADLINE, fair_time
 
 from fastapi_rooms.doctor import handshake
 from fastapi_rooms.doctor.app_facts import look_at_app
-from fastapi_rooms.doctor.handshake import Arrival, arrival_of, wraps_send
+from fastapi_rooms.doctor.handshake import Arrival, arrival_of, goes_on, wrappers_of_send, wraps_send
 
 TESTS = Path(support.__file__).parent
 
@@ -268,6 +268,49 @@ def test_what_does_not_end_is_left_alone_and_leads_nowhere(monkeypatch, wait):
     thread.join(DEADLINE)
     assert not thread.is_alive()
     assert called == [], "it came late, and would have come to a route"
+
+
+def test_a_handshake_that_cannot_begin(monkeypatch):
+    def fail(_thread):
+        raise RuntimeError("can't start new thread")
+
+    app = FastAPI()
+    routes = app.router.routes
+    with monkeypatch.context() as patches:
+        patches.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError):
+            arrival(app)
+    assert app.router.routes is routes
+    assert arrival(app) == OURS
+
+
+class Blocking:
+    """Lets nothing else run."""
+
+    def __init__(self, app, released, asked):
+        self.released = released
+        self.asked = asked
+
+    async def __call__(self, scope, receive, send):
+        self.asked.append(self)
+        self.released.wait()
+
+
+def test_all_middleware_has_one_time_together(monkeypatch):
+    monkeypatch.setattr(handshake, "GIVE_UP_SECONDS", 0.3)
+    released, asked = threading.Event(), []
+    app = FastAPI()
+    for _ in range(3):
+        app.add_middleware(Blocking, released=released, asked=asked)
+    app.add_middleware(Slow, seconds=0)
+    assert not goes_on()
+    assert [one.cls for one in wrappers_of_send(app, "/ws")] == [Slow], "it was reached"
+    assert len(asked) == 1, "who blocks has used the time of the others up"
+    [thread] = threads_of_handshakes()
+    assert goes_on()
+    released.set()
+    thread.join(DEADLINE)
+    assert not goes_on()
 
 
 # What the facts say
