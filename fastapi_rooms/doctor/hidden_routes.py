@@ -12,7 +12,7 @@ from re import fullmatch
 from typing import Any
 
 from starlette.convertors import Convertor
-from starlette.routing import PARAM_REGEX, BaseRoute, Host, Match, Mount, Router, WebSocketRoute, compile_path
+from starlette.routing import PARAM_REGEX, BaseRoute, Host, Match, Mount, Route, Router, WebSocketRoute, compile_path
 
 from fastapi_rooms.doctor.handshake import scope_of
 from fastapi_rooms.doctor.situation import Hidden
@@ -60,15 +60,15 @@ def _hider(routes: list[BaseRoute], one: Placed) -> "_Taker | None":
     return first
 
 
-def ws_routes(routes: Iterable[BaseRoute], prefix: str = "") -> Iterator[Placed]:
-    """Find the routes of `ws_route`, also in what is mounted or included; not those of single hosts."""
+def ws_routes(routes: Iterable[BaseRoute], prefix: str = "", *, of_hosts: bool = False) -> Iterator[Placed]:
+    """Find the routes of `ws_route`, also in what is mounted or included; those of single hosts if it is asked for."""
     for route in routes:
         if isinstance(route, WebSocketRoute):
             if getattr(route.endpoint, "__module__", None) == ws_route.__name__:
                 yield Placed(prefix + route.path, route.endpoint)
-        elif not isinstance(route, Host):
+        elif of_hosts or not isinstance(route, Host):
             path = route.path if isinstance(route, Mount) else ""
-            yield from ws_routes(_within(route), prefix + path)
+            yield from ws_routes(_within(route), prefix + path, of_hosts=of_hosts)
 
 
 def paths_of(template: str) -> Iterator[str]:
@@ -113,6 +113,8 @@ def _taker(routes: Iterable[BaseRoute], scope: dict[str, Any], prefix: str = "")
 
 def _asked(route: BaseRoute, scope: dict[str, Any]) -> tuple[Match, Any]:
     """Return whether a route takes a handshake; `PARTIAL`: it may. Code of the app's own is not asked: it may block."""
+    if isinstance(route, Route):
+        return Match.NONE, {}  # it is for HTTP alone, whatever decides there
     if not _is_of(("starlette", "fastapi"), type(route).matches):
         return Match.PARTIAL, {}
     try:

@@ -205,6 +205,20 @@ app.include_router(rooms.router)
         f"{OWN_TYPES}\nsocket('/x/{{n:hexes}}', app)\napp.mount('/', sub)\nsocket('/ws', app)",
         Hidden(path="/ws", behind=A_MOUNT, at="/"),
     ),
+    "beside pages of the app's own kind": (
+        """\
+from fastapi.routing import APIRoute
+
+class ByTenant(APIRoute):
+    def matches(self, scope):
+        return super().matches(scope)
+
+app.router.add_api_route("/page", lambda: None, route_class_override=ByTenant)
+app.mount("/", sub)
+socket("/ws", app)
+""",
+        Hidden(path="/ws", behind=A_MOUNT, at="/"),
+    ),
     "all hosts": (
         "app.router.routes.append(Host('{any:path}', sub))\nsocket('/ws')\napp.include_router(rooms.router)",
         Hidden(path="/ws", behind="the Host", at="/"),
