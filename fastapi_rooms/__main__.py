@@ -20,4 +20,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    doctor.leave(main(sys.argv[1:]))

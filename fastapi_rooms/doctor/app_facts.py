@@ -15,14 +15,16 @@ from starlette.routing import BaseRoute, Mount
 
 from fastapi_rooms.backends.contract import Backend
 from fastapi_rooms.backends.memory import MemoryBackend
-from fastapi_rooms.doctor.handshake import arrival_of, wraps_send
+from fastapi_rooms.doctor.handshake import arrival_of, wrappers_of_send
 from fastapi_rooms.doctor.hidden_routes import hidden_routes, paths_of, ws_routes
 from fastapi_rooms.doctor.loading import Loaded
 from fastapi_rooms.doctor.situation import App, Mounted, Rooms, Start
+from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine.distributed import DistributedWebSocketManager
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.web.extension import RoomsExtension
 from fastapi_rooms.web.plain_http import never_called
+from fastapi_rooms.web.ws_route import limits_of
 
 Lifespan = Callable[..., Any]
 
@@ -46,7 +48,8 @@ def look_at_app(loaded: Loaded) -> tuple[App, Rooms | None]:
         mounted=tuple(_mounted(app.routes)),
         outer_layers=loaded.outer_layers,
     )
-    return _with_what_arrives(facts, loaded), _rooms(loaded, manager_of(loaded))
+    rooms = _rooms(loaded, manager_of(loaded))
+    return _with_what_arrives(facts, loaded), rooms
 
 
 def _with_what_arrives(facts: App, loaded: Loaded) -> App:
@@ -61,7 +64,7 @@ def _with_what_arrives(facts: App, loaded: Loaded) -> App:
         arriving_send=None if arrived is None else arrived.send,
         arriving_receive_is_lost=arrived is not None and not arrived.leads_back,
         # Who it was is asked where there is something to be explained.
-        send_wrappers=tuple(name(one) for one in app.user_middleware if not is_clear and wraps_send(one, app, path)),
+        send_wrappers=() if is_clear else tuple(map(name, wrappers_of_send(app, path))),
     )
 
 
@@ -84,10 +87,18 @@ def _rooms(loaded: Loaded, manager: ConnectionManager | None) -> Rooms | None:
     backend = backend_of(manager)
     return Rooms(
         settings=manager.settings,
+        message_bytes_of_routes=tuple(_message_bytes(loaded.app, manager.settings)),
         backend=None if backend is None else type(backend).__name__,
         joins_processes=backend is not None and not isinstance(backend, MemoryBackend),
         needs_start=backend is not None or any(one.manager is manager for one in loaded.extensions),
     )
+
+
+def _message_bytes(app: Starlette, settings: RoomsSettings) -> Iterator[tuple[str, int | None]]:
+    for one in ws_routes(app.routes, of_hosts=True):
+        limits = limits_of(one.endpoint)
+        if limits is not None:
+            yield one.path, limits.over(settings).max_message_bytes
 
 
 # Lifespans

@@ -157,19 +157,26 @@ def compression_off(situation: Situation) -> Finding | None:
 def max_size(situation: Situation) -> Finding | None:
     """The server and the rooms disagree about what is too large."""
     server, rooms = situation.uvicorn, situation.rooms
-    if server is None or rooms is None or rooms.settings.max_message_bytes is None:
+    if server is None or rooms is None:
         return None
-    largest = rooms.settings.max_message_bytes
+    limits = {"max_message_bytes": rooms.settings.max_message_bytes} | {
+        f"max_message_bytes of {path}": limit for path, limit in rooms.message_bytes_of_routes
+    }
+    known = {label: limit for label, limit in limits.items() if limit is not None}
+    if not known:
+        return None
+    label, largest = max(known.items(), key=lambda one: one[1])
     if server.max_size < largest:
         return warning(
-            f"uvicorn takes messages up to {_size(server.max_size)} (--ws-max-size), so that max_message_bytes, "
+            f"uvicorn takes messages up to {_size(server.max_size)} (--ws-max-size), so that {label}, "
             f"{_size(largest)}, is never reached.",
-            f"{start_with(server, f'--ws-max-size {largest}')}, or lower max_message_bytes.",
+            f"{start_with(server, f'--ws-max-size {largest}')}, or lower {label}.",
         )
-    if server.max_size >= MUCH * largest:
+    # Who lets clients send what they like leaves it to the server.
+    if known == limits and server.max_size >= MUCH * largest:
         return note(
             f"uvicorn reads messages up to {_size(server.max_size)} (--ws-max-size) into memory before anybody can "
-            f"refuse what is above max_message_bytes, {_size(largest)}.",
+            f"refuse what is above {label}, {_size(largest)}.",
             f"{start_with(server, f'--ws-max-size {largest}')}.",
         )
     return None

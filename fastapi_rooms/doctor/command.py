@@ -2,13 +2,16 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
+from typing import NoReturn
 
 from fastapi_rooms.doctor.app_facts import backend_of, look_at_app, manager_of
 from fastapi_rooms.doctor.broker_facts import ask_broker
 from fastapi_rooms.doctor.findings import Finding, Severity
+from fastapi_rooms.doctor.handshake import goes_on
 from fastapi_rooms.doctor.judging import CHECKS, judge
 from fastapi_rooms.doctor.loading import CannotLoad, Loaded, load
 from fastapi_rooms.doctor.log_facts import is_info_heard
@@ -82,8 +85,27 @@ def run(options: argparse.Namespace, server_words: Sequence[str]) -> int:
         if options.json
         else as_text(situation, findings, colours=wants_colours(sys.stdout))
     )
-    print(printable(told, sys.stdout))  # noqa: T201 - this is a command
+    _say(told)
     return code
+
+
+def leave(code: int) -> NoReturn:
+    """End the process, also if a handshake that was left alone goes on: Python would wait for the threads it uses."""
+    if goes_on():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _say(text: str) -> None:
+    try:
+        print(printable(text, sys.stdout), flush=True)  # noqa: T201 - this is a command
+    except BrokenPipeError:
+        # Whoever reads it has enough, as `head` has. What is still buffered has to go somewhere when Python ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 async def look(started: Started, loaded: Loaded, proxy_timeout: float | None = None) -> Situation:

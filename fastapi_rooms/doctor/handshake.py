@@ -1,18 +1,20 @@
 """Sends a made-up handshake through an app, and looks at what of the server arrives below: its own `send`, or another.
 
-While it does, the app has one route that takes everything, so that no handler and no dependency can be called. What
-stands between the server and the routes is called, as by a real handshake: what it passes on can be seen in no other
-way, since it may be a middleware, a wrapper around the app, or an instrumentation that has patched either.
+While it does, the app has one route that takes everything, so that none of its handlers and dependencies can be called.
+What stands between the server and the routes is called, as by a real handshake: what it passes on can be seen in no
+other way, since it may be a middleware, a wrapper around the app, or an instrumentation that has patched either. If
+that sends WebSockets to another app, they go where that leads them.
 
 That is somebody else's code, which may wait for what is not there, even without letting anything else run. So it runs
 in a thread and a loop of its own, and is left alone if it does not come to an end.
 """
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Thread
+from time import monotonic
 from typing import Any, cast
 
 from starlette.applications import Starlette
@@ -25,7 +27,9 @@ from fastapi_rooms.tasks import end_tasks
 PATIENCE_SECONDS = 1.0
 """How long a handshake may take to come through."""
 GIVE_UP_SECONDS = 3.0
-"""After how long it is left alone if it has not come to an end."""
+"""After how long it is left alone if it has not come to an end; for all middleware that is asked alone, together."""
+
+_THREAD = "fastapi_rooms doctor's handshake"
 
 _TRACE, _SPAN = b"d0c" * 10 + b"d0", b"d0c" * 5 + b"d"
 _HEADERS = [
@@ -64,8 +68,12 @@ def arrival_of(outermost: Any, app: Starlette, path: str) -> Arrival | None:
     server, passed = _Server(), list[Passed]()
     routes, stack = app.router.routes, app.middleware_stack
     app.router.routes = [_Probe(passed)]
-    if _pass_through(lambda: outermost, server, scope_of(path)):
-        app.router.routes, app.middleware_stack = routes, stack
+    is_over = True
+    try:
+        is_over = _pass_through(lambda: outermost, server, scope_of(path))
+    finally:
+        if is_over:
+            app.router.routes, app.middleware_stack = routes, stack
     if not passed:
         return None
     receive, send = passed[0]
@@ -73,17 +81,41 @@ def arrival_of(outermost: Any, app: Starlette, path: str) -> Arrival | None:
     return Arrival(author, server_of(receive) is server)
 
 
-def wraps_send(middleware: Middleware, app: Starlette, path: str = "/") -> bool:
-    """Return whether a middleware alone stands between us and the server's `send`; False if it cannot be seen."""
+def wrappers_of_send(app: Starlette, path: str) -> Iterator[Middleware]:
+    """Ask each middleware of an app alone; who is not reached within `GIVE_UP_SECONDS` is not asked."""
+    end = monotonic() + GIVE_UP_SECONDS
+    for middleware in app.user_middleware:
+        seconds = end - monotonic()
+        if seconds > 0 and wraps_send(middleware, app, path, seconds):
+            yield middleware
+
+
+def wraps_send(middleware: Middleware, app: Starlette, path: str = "/", seconds: float | None = None) -> bool:
+    """Return whether a middleware alone stands between us and the server's `send`; False if it cannot be seen in time.
+
+    Args:
+        middleware: It, as it was added.
+        app: The app that it was added to.
+        path: Where the handshake goes.
+        seconds: After how long it is left alone; None: `GIVE_UP_SECONDS`.
+    """
     server, passed = _Server(), list[Passed]()
 
     async def below(_scope: Any, receive: Any, send: Any) -> None:
         passed.append((receive, send))
 
     _pass_through(
-        lambda: middleware.cls(below, *middleware.args, **middleware.kwargs), server, scope_of(path) | {"app": app}
+        lambda: middleware.cls(below, *middleware.args, **middleware.kwargs),
+        server,
+        scope_of(path) | {"app": app},
+        seconds,
     )
     return any(not server.sends(send) for _, send in passed)
+
+
+def goes_on() -> bool:
+    """Return whether a handshake that was left alone has still not come to an end."""
+    return any(thread.name == _THREAD for thread in threading.enumerate())
 
 
 def scope_of(path: str) -> dict[str, Any]:
@@ -138,13 +170,13 @@ class _Probe(BaseRoute):
         self._passed.append((receive, send))
 
 
-def _pass_through(make: Callable[[], Any], server: _Server, scope: dict[str, Any]) -> bool:
+def _pass_through(
+    make: Callable[[], Any], server: _Server, scope: dict[str, Any], seconds: float | None = None
+) -> bool:
     """Call what is made with a handshake; return whether that, and all that it has begun, has come to an end."""
-    thread = Thread(
-        target=lambda: asyncio.run(_call(make, server, scope)), name="fastapi_rooms doctor's handshake", daemon=True
-    )
+    thread = threading.Thread(target=lambda: asyncio.run(_call(make, server, scope)), name=_THREAD, daemon=True)
     thread.start()
-    thread.join(GIVE_UP_SECONDS)
+    thread.join(GIVE_UP_SECONDS if seconds is None else seconds)
     return not thread.is_alive()
 
 

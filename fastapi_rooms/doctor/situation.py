@@ -74,6 +74,8 @@ class Rooms:
     """The manager of the app."""
 
     settings: RoomsSettings = field(default_factory=RoomsSettings)
+    message_bytes_of_routes: tuple[tuple[str, int | None], ...] = ()
+    """Paths of routes with limits of their own, and the largest message each takes; None: any."""
     backend: str | None = None
     """The class of what joins nodes; None: this process is all."""
     joins_processes: bool = False

@@ -14,7 +14,7 @@ from fastapi.routing import APIWebSocketRoute
 from starlette.websockets import WebSocket
 
 from fastapi_rooms.domain.errors import ConfigurationError
-from fastapi_rooms.domain.limits import Limits
+from fastapi_rooms.domain.limits import Limits, RouteLimits
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.sessions import sessions_of
 from fastapi_rooms.web.handlers import Handler
@@ -27,6 +27,9 @@ from fastapi_rooms.web.sources import Source
 from fastapi_rooms.web.subprotocols import choose_subprotocol
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_LIMITS = "_rooms_limits"
+"""Where an endpoint keeps the limits of its route, for those who look at an app from outside."""
 
 
 def ws_route(  # noqa: PLR0913 - by name, and each may be left out
@@ -101,6 +104,11 @@ def ws_route(  # noqa: PLR0913 - by name, and each may be left out
     return register
 
 
+def limits_of(endpoint: Callable[..., Any]) -> RouteLimits | None:
+    """Return what counts on a route in place of the limits of its node, by the endpoint that `ws_route` registered."""
+    return getattr(endpoint, _LIMITS, None)
+
+
 def _check_last(router: APIRouter | FastAPI) -> None:
     """Refuse the route that was registered last if no client could open it: then it is not registered.
 
@@ -141,6 +149,7 @@ def _endpoint(plan: Plan) -> Callable[..., Coroutine[Any, Any, None]]:
     endpoint.__signature__ = plan.signature  # type: ignore[attr-defined]
     endpoint.__name__, endpoint.__qualname__ = plan.function.__name__, plan.function.__qualname__
     endpoint.__doc__ = plan.function.__doc__
+    setattr(endpoint, _LIMITS, limits)
     return endpoint
 
 

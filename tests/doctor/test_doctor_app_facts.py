@@ -201,3 +201,35 @@ app.include_router(router)
     assert Mounted(path="/hooked") in found
     assert Mounted(path="/hooked/inner", has_rooms=True) in found
     assert {one.path for one in found} <= {"/hooked", "/hooked/inner", "/below"}
+
+
+def test_what_routes_take_in_place_of_the_node(see):
+    seen = see("""\
+from fastapi_rooms import Incoming, Limits, ws_route
+
+rooms = RoomsExtension(settings=RoomsSettings(max_message_bytes=1000))
+
+
+def socket(on, path, **limits):
+    @ws_route(on, path, limits=Limits(**limits) if limits else None)
+    async def chat(message: Incoming[str]): ...
+
+
+socket(rooms.router, "/ws")
+socket(rooms.router, "/upload/{name}", max_message_bytes=5000)
+socket(rooms.router, "/any", max_message_bytes=None)
+socket(rooms.router, "/news", outbox_messages=5)
+app, sub, host = FastAPI(), FastAPI(), FastAPI()
+app.include_router(rooms.router, prefix="/api")
+socket(sub, "/in", max_message_bytes=6000)
+app.mount("/sub", sub)
+socket(host, "/host", max_message_bytes=7000)
+app.host("example.com", host)
+""")
+    assert seen.rooms.message_bytes_of_routes == (
+        ("/api/upload/{name}", 5000),
+        ("/api/any", None),
+        ("/api/news", 1000),
+        ("/sub/in", 6000),
+        ("/host", 7000),
+    )

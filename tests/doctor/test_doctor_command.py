@@ -12,6 +12,8 @@ import pytest
 from brokers.ports import free_port
 from brokers.server import Broker, running
 
+from fastapi_rooms.doctor.command import leave
+
 GOOD = """\
 from fastapi import FastAPI
 
@@ -90,6 +92,63 @@ def test_a_process_where_there_is_no_app(workshop):
     ended = subprocess.run(command, cwd=workshop.folder, capture_output=True, text=True, timeout=30, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith(f"doctor: there is no module 'shop' in {workshop.folder}: run this in the directory")
+
+
+WAITS = """\
+import asyncio
+import threading
+
+from fastapi.concurrency import run_in_threadpool
+
+from fastapi_rooms.doctor import handshake
+
+handshake.PATIENCE_SECONDS = handshake.GIVE_UP_SECONDS = 0.1
+
+
+class Waits:
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        await {in_a_thread}(threading.Event().wait)
+
+
+app.add_middleware(Waits)
+"""
+
+
+@pytest.mark.parametrize("in_a_thread", ["asyncio.to_thread", "run_in_threadpool"])
+def test_a_process_that_need_not_wait_for_what_was_left_alone(workshop, in_a_thread):
+    workshop.write(GOOD + WAITS.format(in_a_thread=in_a_thread))
+    command = [sys.executable, "-m", "fastapi_rooms", "doctor", "shop:app", "--workers", "2", *FLAGS]
+    ended = subprocess.run(command, cwd=workshop.folder, capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "the app is imported\n")
+    assert "1 error, " in ended.stdout.splitlines()[-1]
+
+
+def test_the_end_of_the_process(monkeypatch):
+    def end(code):
+        raise InterruptedError(code)
+
+    monkeypatch.setattr("os._exit", end)
+    with pytest.raises(SystemExit) as left:
+        leave(1)
+    assert left.value.code == 1
+    monkeypatch.setattr("fastapi_rooms.doctor.command.goes_on", lambda: True)
+    with pytest.raises(InterruptedError, match="2"):
+        leave(2)
+
+
+def test_nobody_reads_it_to_its_end(workshop):
+    workshop.write(GOOD)
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "fastapi_rooms", "doctor", "shop:app", "--workers", "2"]
+    ended = subprocess.run(
+        command, cwd=workshop.folder, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=30, check=False
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "the app is imported\n"), "the exit code says what was found"
 
 
 def test_warnings_count_if_it_is_strict(workshop, checks):

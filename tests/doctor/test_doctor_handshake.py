@@ -3,16 +3,10 @@
 import asyncio
 import contextlib
 import functools
-import json
-import os
-import subprocess
-import sys
 import threading
-from pathlib import Path
 from typing import Annotated
 
 import pytest
-import support
 from fastapi import Depends, FastAPI, WebSocket
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
@@ -28,9 +22,7 @@ from support import DEADLINE, fair_time
 
 from fastapi_rooms.doctor import handshake
 from fastapi_rooms.doctor.app_facts import look_at_app
-from fastapi_rooms.doctor.handshake import Arrival, arrival_of, wraps_send
-
-TESTS = Path(support.__file__).parent
+from fastapi_rooms.doctor.handshake import Arrival, arrival_of, goes_on, wrappers_of_send, wraps_send
 
 OURS = Arrival(send=None, leads_back=True)
 
@@ -270,6 +262,49 @@ def test_what_does_not_end_is_left_alone_and_leads_nowhere(monkeypatch, wait):
     assert called == [], "it came late, and would have come to a route"
 
 
+def test_a_handshake_that_cannot_begin(monkeypatch):
+    def fail(_thread):
+        raise RuntimeError("can't start new thread")
+
+    app = FastAPI()
+    routes = app.router.routes
+    with monkeypatch.context() as patches:
+        patches.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError):
+            arrival(app)
+    assert app.router.routes is routes
+    assert arrival(app) == OURS
+
+
+class Blocking:
+    """Lets nothing else run."""
+
+    def __init__(self, app, released, asked):
+        self.released = released
+        self.asked = asked
+
+    async def __call__(self, scope, receive, send):
+        self.asked.append(self)
+        self.released.wait()
+
+
+def test_all_middleware_has_one_time_together(monkeypatch):
+    monkeypatch.setattr(handshake, "GIVE_UP_SECONDS", 0.3)
+    released, asked = threading.Event(), []
+    app = FastAPI()
+    for _ in range(3):
+        app.add_middleware(Blocking, released=released, asked=asked)
+    app.add_middleware(Slow, seconds=0)
+    assert not goes_on()
+    assert [one.cls for one in wrappers_of_send(app, "/ws")] == [Slow], "it was reached"
+    assert len(asked) == 1, "who blocks has used the time of the others up"
+    [thread] = threads_of_handshakes()
+    assert goes_on()
+    released.set()
+    thread.join(DEADLINE)
+    assert not goes_on()
+
+
 # What the facts say
 
 
@@ -321,92 +356,3 @@ def test_traces_do_not_record_it():
     FastAPIInstrumentor.instrument_app(app, tracer_provider=provider)
     assert arrival(app).send == "opentelemetry.instrumentation.asgi.OpenTelemetryMiddleware._get_otel_send"
     assert exporter.get_finished_spans() == ()
-
-
-# Instrumentation, which changes Starlette for good: each in a process of its own
-
-INSTRUMENTED = """\
-from fastapi import FastAPI
-from wrapped_apps import {name}
-
-from fastapi_rooms import Incoming, RoomsExtension
-
-rooms = RoomsExtension()
-
-
-@rooms.ws_route("/ws/{{room}}", room="{{room}}")
-async def chat(message: Incoming[str]): ...
-
-
-app = FastAPI()
-app.include_router(rooms.router)
-{name}(app)
-"""
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("sentry", None),
-        (
-            "sentry_with_spans",
-            "but one of sentry_sdk.integrations.starlette._enable_span_for_middleware. No middleware",
-        ),
-        (
-            "opentelemetry",
-            "but one of opentelemetry.instrumentation.asgi.OpenTelemetryMiddleware._get_otel_send. No middleware of",
-        ),
-        ("asgi_correlation_id", None),
-        ("starsessions", None),
-        ("starlette_context", "Of the middleware of the app, this passes one of its own: RawContextMiddleware."),
-    ],
-)
-def test_under_packages_that_wrap_in_their_own_way(workshop, name, said):
-    found = problems(workshop, INSTRUMENTED.format(name=name))
-    if said is None:
-        assert "send-wrapped" not in found
-    else:
-        assert said in found["send-wrapped"]
-
-
-RECORDING = """\
-import sentry_sdk
-from sentry_sdk.integrations.starlette import StarletteIntegration
-from sentry_sdk.transport import Transport
-
-
-class Recorder(Transport):
-    def capture_envelope(self, envelope):
-        print(envelope.items, file=open("sent", "a"))
-
-
-sentry_sdk.init(
-    "http://key@localhost/1",
-    transport=Recorder,
-    traces_sample_rate=1.0,
-    integrations=[StarletteIntegration(middleware_spans=True)],
-)
-"""
-
-
-def test_sentry_does_not_record_it(workshop):
-    found = problems(workshop, RECORDING + INSTRUMENTED.format(name="nothing"))
-    assert "sentry_sdk" in found["send-wrapped"]
-    assert not (workshop.folder / "sent").exists()
-
-
-def problems(workshop, text):
-    """What is said of an app, by the name of the check."""
-    workshop.write(text)
-    folders = [str(TESTS), str(TESTS / "facts"), os.environ.get("PYTHONPATH", "")]
-    ended = subprocess.run(
-        [sys.executable, "-m", "fastapi_rooms", "doctor", "--json", "shop:app"],
-        cwd=workshop.folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return {one["check"]: one["problem"] for one in json.loads(ended.stdout)["findings"]}

@@ -35,6 +35,28 @@ def hidden(workshop):
     return look
 
 
+OWN_TYPES = """\
+from starlette.convertors import Convertor, register_url_convertor
+
+
+class Type(Convertor):
+    def __init__(self, regex):
+        self.regex = regex
+
+    def convert(self, value):
+        return value
+
+
+class Broken(Type):
+    def convert(self, value):
+        raise LookupError(value)
+
+
+for name, regex in {"colour": "red|green", "hexes": "[0-9a-f]+", "plain": "[0-9a-z.-]+"}.items():
+    register_url_convertor(name, Type(regex))
+register_url_convertor("broken", Broken("[a-z]+"))
+"""
+
 REACHED = {
     "alone": "socket('/ws/{room}')\napp.include_router(rooms.router)",
     "before a mount": "socket('/ws/{room}')\napp.include_router(rooms.router)\napp.mount('/', sub)",
@@ -74,17 +96,49 @@ class Group(BaseRoute):
 app.router.routes.append(Group())
 socket("/ws")
 """,
-    "with a parameter that cannot be made up": """\
-from starlette.convertors import Convertor, register_url_convertor
-
-class Colour(Convertor):
-    regex = "red|green"
-
-register_url_convertor("colour", Colour())
+    "with a parameter that cannot be made up": f"""\
+{OWN_TYPES}
 app.mount("/", sub)
-socket("/{name:colour}")
+socket("/{{name:colour}}")
 app.include_router(rooms.router)
 """,
+    "with a type of its own, behind one for numbers": f"""\
+{OWN_TYPES}
+socket("/ws/{{number:int}}")
+socket("/ws/{{code:hexes}}")
+app.include_router(rooms.router)
+""",
+    "behind a type of the app's own": f"""\
+{OWN_TYPES}
+socket("/ws/{{name:plain}}")
+socket("/ws/{{room}}")
+app.include_router(rooms.router)
+""",
+    "behind a mount with a type of the app's own": f"""\
+{OWN_TYPES}
+sub.mount("/", FastAPI())
+app.mount("/{{name:plain}}", sub)
+socket("/{{shop}}/ws")
+app.include_router(rooms.router)
+""",
+    "behind a type that cannot be read": f"""\
+{OWN_TYPES}
+app.mount("/{{name:broken}}", sub)
+app.mount("/", sub)
+socket("/ws/news")
+app.include_router(rooms.router)
+""",
+    "behind what raises": """\
+class Tenant(BaseRoute):
+    def matches(self, scope):
+        raise KeyError("x-tenant")
+
+app.router.routes.append(Tenant())
+app.mount("/", sub)
+socket("/ws")
+app.include_router(rooms.router)
+""",
+    "with a name that the mount has, too": "socket('/ws/{id}', sub)\napp.mount('/t/{id}', sub)",
 }
 
 
@@ -142,6 +196,28 @@ socket("/ws/{room}")
 app.include_router(rooms.router)
 """,
         Hidden(path="/ws/{room}", behind="the WebSocket route of theirs", at="/ws/{name}"),
+    ),
+    "a name that the mount has, too": (
+        "socket('/{path:path}', sub)\nsocket('/ws/{id}', sub)\napp.mount('/t/{id}', sub)",
+        Hidden(path="/t/{id}/ws/{id}", behind=A_SOCKET, at="/t/{id}/{path:path}"),
+    ),
+    "beside a type of the app's own": (
+        f"{OWN_TYPES}\nsocket('/x/{{n:hexes}}', app)\napp.mount('/', sub)\nsocket('/ws', app)",
+        Hidden(path="/ws", behind=A_MOUNT, at="/"),
+    ),
+    "beside pages of the app's own kind": (
+        """\
+from fastapi.routing import APIRoute
+
+class ByTenant(APIRoute):
+    def matches(self, scope):
+        return super().matches(scope)
+
+app.router.add_api_route("/page", lambda: None, route_class_override=ByTenant)
+app.mount("/", sub)
+socket("/ws", app)
+""",
+        Hidden(path="/ws", behind=A_MOUNT, at="/"),
     ),
     "all hosts": (
         "app.router.routes.append(Host('{any:path}', sub))\nsocket('/ws')\napp.include_router(rooms.router)",
