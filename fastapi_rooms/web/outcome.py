@@ -149,12 +149,18 @@ async def _handle(websocket: WebSocket, error: Exception, said: Seldom) -> bool:
                 f"HTTPException {error.status_code}" if isinstance(error, HTTPException) else type(error).__name__,
                 websocket.scope["path"],
             )
+        if isinstance(error, HTTPException):  # what stands around the default, as Sentry does, hears of it as ever
+            await _call(handler, websocket, error)
         return True
+    await _call(handler, websocket, error)
+    return True
+
+
+async def _call(handler: ExceptionHandler, websocket: WebSocket, error: Exception) -> None:
     if _is_async(handler):
         await handler(websocket, error)
     else:
         await run_in_threadpool(handler, websocket, error)
-    return True
 
 
 def say_if_another_has_ended(websocket: WebSocket, error: Exception, said: Seldom) -> bool:
