@@ -224,6 +224,20 @@ async def test_an_app_without_exception_handlers_is_left_alone(manager):
         await manager.connect(peer_with(("origin", "null")).websocket)
 
 
+async def answers_nothing(connection, action):
+    """Count something, and return nothing."""
+
+
+@pytest.mark.parametrize("limiter", [answers_nothing, lambda *_: None])
+async def test_a_limiter_that_answers_nothing_means_no_and_that_is_said_once(limiter, caplog):
+    manager = ConnectionManager(limiter=limiter)
+    for _ in range(2):
+        with pytest.raises(HandshakeRefused):
+            await manager.connect(Peer().websocket)
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said == "the limiter returned None, which means no: return True to let somebody through (said once)"
+
+
 async def test_a_handshake_cannot_be_checked_in_a_thread_which_is_said():
     manager = ConnectionManager()
     with pytest.raises(ConfigurationError, match="write `async def` for the dependency"):
