@@ -1,13 +1,13 @@
 """Telling a client that it is not let in."""
 
 import asyncio
+import inspect
 import logging
 import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
-from starlette._utils import is_async_callable
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection
@@ -99,8 +99,8 @@ class Answering:
     async def __call__(self, connection: HTTPConnection, error: Exception) -> Any:
         """Return what the handler makes of an error; if it answers a handshake, such that the server can send it."""
         if not isinstance(connection, WebSocket) or not _is_unanswered(connection):
-            return await self._ask(connection, error)
-        answer = await self._ask(connection, error)
+            return await call_handler(self.handler, connection, error)
+        answer = await call_handler(self.handler, connection, error)
         is_response = isinstance(answer, Response) and _is_unanswered(connection)  # not if it has answered by itself
         note = connection.scope.get(NOTE_KEY)
         if note is not None:
@@ -110,11 +110,6 @@ class Answering:
         detail = error.detail if isinstance(error, HTTPException) else None
         reason = error.reason if isinstance(error, HandshakeRefused) else None
         return await _answer_denied(connection, answer, detail, reason)
-
-    async def _ask(self, connection: HTTPConnection, error: Exception) -> Any:
-        if is_async_callable(self.handler):
-            return await self.handler(connection, error)
-        return await run_in_threadpool(self.handler, connection, error)
 
 
 def take_over_answers(websocket: WebSocket) -> None:
@@ -134,6 +129,19 @@ def is_default(handler: object) -> bool:
     if isinstance(handler, Answering):
         return handler.is_default
     return getattr(handler, "__module__", None) in _DEFAULTS
+
+
+async def call_handler(handler: Callable[..., Any], connection: HTTPConnection, error: Exception) -> Any:
+    """Return what an exception handler returns; one without `async` runs in a thread."""
+    if _is_async(handler):
+        return await handler(connection, error)
+    return await run_in_threadpool(handler, connection, error)
+
+
+def _is_async(handler: Any) -> bool:
+    while isinstance(handler, partial):
+        handler = handler.func
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
 
 
 def _is_unanswered(websocket: WebSocket) -> bool:
