@@ -85,6 +85,7 @@ def is_allowed(
     )
 
 
+_ALLOW = "name it in RoomsSettings(allowed_origins=[...])"
 _REMEDY = "Have it pass the Host header as it came (nginx: proxy_set_header Host $http_host)"
 
 
@@ -101,7 +102,11 @@ def likely_cause(origins: Sequence[str], hosts: Sequence[str], *, is_secure: boo
     page = None if origin is None else parse_origin(origin)
     here = None if host is None else parse_origin(f"{'https' if is_secure else 'http'}://{host}")
     cause = None if page is None or here is None else _cause_at_a_proxy(page, here)
-    return cause or "if it is a page of yours, name it in RoomsSettings(allowed_origins=[...])"
+    if here is None or cause is None:
+        return f"if it is a page of yours, {_ALLOW}"
+    if _is_loopback(here.host):  # what is developed has no proxy in front of it, and its page another port
+        return f"if it is a page of yours, as of a development server, {_ALLOW}. If a proxy is in front: {cause}"
+    return f"{cause}. Or, if it is another page of yours, {_ALLOW}"
 
 
 def _cause_at_a_proxy(page: HttpOrigin, here: HttpOrigin) -> str | None:
@@ -118,6 +123,14 @@ def _cause_at_a_proxy(page: HttpOrigin, here: HttpOrigin) -> str | None:
             + _REMEDY
         )
     return None
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether a host is this machine, as who develops knows it."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _is_private(host: str) -> bool:

@@ -12,6 +12,7 @@ from pydantic_core import from_json, to_json
 
 from fastapi_rooms.domain.close_codes import CloseCode, check_close
 from fastapi_rooms.domain.errors import ConfigurationError, MessageError
+from fastapi_rooms.domain.names import stands_for_a_client
 
 
 class MessageType(StrEnum):
@@ -127,15 +128,12 @@ def _bytes(message: Any) -> Message:
     raise MessageError(f"BYTES takes bytes, not {_kind(message)}: use MessageType.JSON, or None to infer it")
 
 
-_RECIPIENTS = frozenset({"Connection", "WebSocket"})
-
-
 def _json(message: Any) -> Message:
     try:
         # NaN and the infinities become null, as pydantic's models and JavaScript have it: JSON has no word for them.
         return Message(to_json(message, inf_nan_mode="null"), is_text=True)
     except (ValueError, TypeError, RecursionError) as error:
-        if type(message).__name__ in _RECIPIENTS:
+        if stands_for_a_client(message):
             raise MessageError(
                 f"the message is a {_kind(message)}: the arguments are the other way round. Who it is for comes first, "
                 "as in send_personal(connection, message)"

@@ -21,6 +21,8 @@ def check_name(kind: str, name: str) -> str:
     """
     is_text: bool = isinstance(name, str)  # asked at run time, too: numbers are easily passed
     if not is_text:
+        if stands_for_a_client(name):
+            raise ConfigurationError(f"{kind} takes a str, not {type(name).__name__}: {_MEANT.get(kind, _ITS_USER)}")
         raise ConfigurationError(f"{kind} takes a str, not {type(name).__name__}: write str(...)")
     if name.isascii() and name.isprintable() and 0 < len(name) <= MAX_NAME_BYTES:
         return name  # nearly always
@@ -38,5 +40,18 @@ def check_name(kind: str, name: str) -> str:
     return name
 
 
+def stands_for_a_client(value: object) -> bool:
+    """Return whether a value is a `Connection` or a `WebSocket`, by name: they are made of what is above here."""
+    return any(kind.__name__ in _CLIENTS for kind in type(value).__mro__)
+
+
+_CLIENTS = frozenset({"Connection", "WebSocket"})
+_ITS_USER = "write connection.user_id"
+_MEANT = {
+    "room": "are the arguments the other way round, as in join_room(connection, room)? To one client alone goes "
+    "send_personal(connection, message)",
+    "user_id": f"{_ITS_USER}; or, if this client alone is meant, send_personal(connection, message), close(connection)",
+}
+"""What was meant by who names a client in place of a room or a user."""
 _UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Control characters, surrogates, line and paragraph separators."""

@@ -19,6 +19,7 @@ from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.sessions import sessions_of
 from fastapi_rooms.web.dependencies import STATE_KEY
 from fastapi_rooms.web.signals import SignalledDrain, drain_at_signal
+from fastapi_rooms.web.solved_route import refuse_unopenable
 from fastapi_rooms.web.sources import Source
 from fastapi_rooms.web.ws_route import ws_route
 
@@ -97,7 +98,12 @@ class RoomsExtension:
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
-        """Start the manager, yield the lifespan state, and stop the manager at the end."""
+        """Start the manager, yield the lifespan state, and stop the manager at the end.
+
+        Raises:
+            ConfigurationError: The app has a manager already, or a `ws_route` that nobody could open.
+        """
+        refuse_unopenable(app.routes, ws_route.__module__)
         states = _put_manager(app, self.manager)
         self._attached += 1
         ends_early = False

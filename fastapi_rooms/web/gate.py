@@ -5,7 +5,7 @@ from starlette.websockets import WebSocket
 from fastapi_rooms.engine.references import connection_of
 from fastapi_rooms.engine.sessions import sessions_of
 from fastapi_rooms.web.dependencies import get_manager
-from fastapi_rooms.web.refused_by_app import take_over_answers
+from fastapi_rooms.web.refused_by_app import note_answers
 
 
 async def check_handshake(websocket: WebSocket) -> None:
@@ -19,7 +19,7 @@ async def check_handshake(websocket: WebSocket) -> None:
         WebSocketException: It is refused, but the app has accepted it.
         ConfigurationError: No extension is attached, or its lifespan has not started.
     """
-    take_over_answers(websocket)
+    note_answers(websocket)
     # It finds the manager by itself, since FastAPI solves a dependency anew wherever it is named. One that a test puts
     # in its place is left to `connect`.
     if get_manager not in getattr(websocket.scope.get("app"), "dependency_overrides", ()):

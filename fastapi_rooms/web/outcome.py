@@ -7,14 +7,11 @@ An exception that nobody takes goes on to the server, which logs it.
 """
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.websockets import WebSocket, WebSocketState
 
@@ -23,7 +20,7 @@ from fastapi_rooms.domain.connection import Connection
 from fastapi_rooms.domain.errors import ConfigurationError, tells_of_end
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.domain.seldom import Seldom
-from fastapi_rooms.engine.admission.handshake_refused import is_default
+from fastapi_rooms.engine.admission.handshake_refused import call_handler, is_default
 from fastapi_rooms.engine.lifecycle import TOO_SLOW
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.outbound.failed_write import close_instead
@@ -149,11 +146,10 @@ async def _handle(websocket: WebSocket, error: Exception, said: Seldom) -> bool:
                 f"HTTPException {error.status_code}" if isinstance(error, HTTPException) else type(error).__name__,
                 websocket.scope["path"],
             )
+        if isinstance(error, HTTPException):  # what stands around the default, as Sentry does, hears of it as ever
+            await call_handler(handler, websocket, error)
         return True
-    if _is_async(handler):
-        await handler(websocket, error)
-    else:
-        await run_in_threadpool(handler, websocket, error)
+    await call_handler(handler, websocket, error)
     return True
 
 
@@ -201,9 +197,3 @@ def _is_default(handler: ExceptionHandler | None) -> bool:
     # Those that FastAPI and Starlette install all answer with what only an unaccepted socket can carry: this module
     # stands in for them.
     return handler is None or is_default(handler)
-
-
-def _is_async(handler: Any) -> bool:
-    while isinstance(handler, partial):
-        handler = handler.func
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004

@@ -7,8 +7,9 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from fastapi_rooms.domain.close_codes import CloseCode
-from fastapi_rooms.domain.errors import ConnectionEnded, is_nothing_but
+from fastapi_rooms.domain.errors import ConnectionEnded
 from fastapi_rooms.engine.admission.admission import AuthorizeJoin
+from fastapi_rooms.engine.endings.connection_tasks import says_that_it_is_over
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.sessions import sessions_of
 from fastapi_rooms.web.attendance import Attendance
@@ -66,7 +67,7 @@ async def serve(  # noqa: C901 - one frame on purpose, see below
         except WebSocketDisconnect:
             pass  # the handler used the WebSocket itself and learned from it that the client is gone
         except (ConnectionEnded, StopAsyncIteration, RuntimeError, ExceptionGroup) as error:
-            if connection.is_open or not _says_that_it_is_over(error):  # it was somebody else who has gone
+            if connection.is_open or not says_that_it_is_over(error):  # it was somebody else who has gone
                 raise
     except Exception as error:  # noqa: BLE001 - whatever a handler raises
         await end_with_error(websocket, manager, connection, error, handler.end_said)
@@ -83,17 +84,3 @@ async def serve(  # noqa: C901 - one frame on purpose, see below
         await end_without_error(websocket, manager, connection, handler.end_said)
     finally:
         manager.disconnect(connection)
-
-
-def _says_that_it_is_over(error: Exception) -> bool:
-    """Return whether an exception of a handler, or all of a group, comes of an end."""
-    return is_nothing_but(error, _comes_of_an_end)
-
-
-def _comes_of_an_end(error: BaseException) -> bool:
-    """Return whether an exception comes of an end: of a send, or of `anext(messages)`.
-
-    Python makes a `RuntimeError` of the latter in a handler that yields (PEP 479).
-    """
-    kinds = ConnectionEnded | WebSocketDisconnect | StopAsyncIteration
-    return isinstance(error, kinds) or isinstance(error.__cause__, StopAsyncIteration)

@@ -430,6 +430,17 @@ async def test_operations() -> None:
         assert sorted(journal) == ["None came", "None left: 1000 0 s", "refused: http_origin"]
 
 
+async def test_two_extensions() -> None:
+    module = importlib.import_module("two_extensions")
+    async with served("two_extensions") as site, site.connect("/ws") as ann, site.connect("/partners/ws") as bob:
+        await ann.send("hello")
+        assert await receive(ann) == "hello"
+        await bob.send("hi")
+        assert await receive(bob) == "partners: hi", "the other room of that name is another room"
+        assert [one.manager.active_connections for one in (module.rooms, module.partners)] == [1, 1]
+    assert [one.is_attached for one in (module.rooms, module.partners)] == [False, False]
+
+
 async def test_health_and_drain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRAIN_TOKEN", "secret")
     async with served("health_and_drain") as site:

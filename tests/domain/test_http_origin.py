@@ -156,6 +156,31 @@ def test_the_likely_cause_is_named(origin, host, is_secure, cause):
     assert cause in likely_cause([origin], [host], is_secure=is_secure)
 
 
+@pytest.mark.parametrize(
+    ("origin", "host", "at_a_proxy"),
+    [
+        ("http://localhost:5173", "localhost:8000", "the port is not"),
+        ("http://localhost:8314", "127.0.0.1:8314", "a proxy has put '127.0.0.1'"),
+        ("http://127.0.0.2:8314", "127.0.0.2:8000", "the port is not"),
+        ("https://localhost:8314", "localhost:8314", "the scheme is not"),
+        ("http://[::1]:5173", "[::1]:8000", "the port is not"),
+        ("http://evil.org", "localhost:8000", "a proxy has put 'localhost'"),
+    ],
+)
+def test_on_the_machine_of_who_develops_a_page_comes_first_and_a_proxy_second(origin, host, at_a_proxy):
+    said = likely_cause([origin], [host], is_secure=False)
+    assert said.startswith("if it is a page of yours, as of a development server, name it in RoomsSettings(allowed_o")
+    assert "If a proxy is in front: the host is" in said
+    assert at_a_proxy in said
+
+
+@pytest.mark.parametrize("host", ["app.test:8000", "backend:8000", "10.0.0.7"])
+def test_elsewhere_the_proxy_comes_first_and_the_page_is_the_other_way_out(host):
+    said = likely_cause(["http://app.test"], [host], is_secure=False)
+    assert said.startswith("the host is")
+    assert said.endswith(". Or, if it is another page of yours, name it in RoomsSettings(allowed_origins=[...])")
+
+
 def test_without_a_host_there_is_no_likely_cause():
     assert "allowed_origins" in likely_cause(["https://app.test"], [], is_secure=True)
 

@@ -47,6 +47,29 @@ def test_what_is_no_text_is_a_mistake_of_the_app(name):
         check_name("user_id", name)
 
 
+class Connection: ...
+
+
+class WebSocket: ...
+
+
+class ClaimedWebSocket(WebSocket): ...
+
+
+@pytest.mark.parametrize("client", [Connection(), WebSocket(), ClaimedWebSocket()])
+@pytest.mark.parametrize(
+    ("kind", "meant"),
+    [
+        ("room", r"the other way round, as in join_room\(connection, room\)\? .* send_personal\(connection, message\)"),
+        ("user_id", r"write connection.user_id; or, .* send_personal\(connection, message\), close\(connection\)"),
+        ("exclude_user", "write connection.user_id$"),
+    ],
+)
+def test_who_names_a_client_in_place_of_a_room_or_a_user_is_told_what_was_meant(client, kind, meant):
+    with pytest.raises(ConfigurationError, match=f"{kind} takes a str, not {type(client).__name__}: .*{meant}"):
+        check_name(kind, client)
+
+
 @given(st.text(st.characters(codec=None), max_size=300))
 def test_what_is_taken_is_seen_short_and_spelt_in_one_way(name):
     try:

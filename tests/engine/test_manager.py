@@ -18,6 +18,7 @@ from fastapi_rooms.domain.settings import RoomsSettings
 from fastapi_rooms.engine import references
 from fastapi_rooms.engine.admission.handshake_refused import HandshakeRefused
 from fastapi_rooms.engine.hooks import Hooks
+from fastapi_rooms.engine.inbound.claimed import ClaimedWebSocket
 from fastapi_rooms.engine.manager import ConnectionManager
 from fastapi_rooms.engine.references import connection_of
 
@@ -94,7 +95,7 @@ async def test_who_it_is_is_said_at_the_first_connect(manager, first, whose):
 
 async def test_a_message_that_is_a_connection_says_that_the_arguments_are_the_other_way_round(manager):
     peer, connection = await connected(manager)
-    for recipient in (connection, peer.websocket):
+    for recipient in (connection, peer.websocket, ClaimedWebSocket({"type": "websocket"}, None, None)):
         with pytest.raises(MessageError, match="the arguments are the other way round"):
             await manager.send_personal("hello", recipient)
         with pytest.raises(MessageError, match="the arguments are the other way round"):

@@ -91,6 +91,15 @@ async def test_by_default_nobody_is_accepted_who_is_refused(caplog, monkeypatch)
     assert 'RoomsSettings(refuse_by_close="auto")' in caplog.text
 
 
+@pytest.mark.parametrize("policy", ["never", "auto"])
+async def test_a_403_that_loses_no_more_than_its_body_needs_no_advice(policy, caplog, monkeypatch):
+    caplog.set_level("INFO", "fastapi_rooms")
+    monkeypatch.setattr(handshake_refused, "_denials_said", type(handshake_refused._denials_said)(60.0))
+    with live(app_of(rooms_with(policy), "without")) as server:
+        assert (await refused(server, "/ws?status=403")).status_code == 403
+    assert "403 alone" not in caplog.text
+
+
 @pytest.mark.parametrize("server", ["with", "without"])
 async def test_a_403_is_never_accepted_nor_any_foreign_page(server):
     rooms = rooms_with("always")

@@ -3,9 +3,11 @@
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, BackgroundTasks, Body, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Body, Depends, FastAPI, Request, Response, WebSocket
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
+from starlette.routing import Host
+from support import live, until
 
 from fastapi_rooms import ConfigurationError, Incoming, RoomsExtension, ws_route
 
@@ -87,3 +89,76 @@ def test_what_can_be_filled_is_registered():
 
     ws_route(app, "/ws", user_id=Site().login, dependencies=[fine])(handle)
     assert len(app.routes) == before + 2
+
+
+# What the app and `include_router` add
+
+
+UNOPENABLE = [one for one in WRONG if one[0] not in (takes_response, takes_tasks)]
+
+
+def with_ws() -> RoomsExtension:
+    rooms = RoomsExtension()
+    rooms.ws_route("/ws")(handle)
+    return rooms
+
+
+def app_with(wrong: Any, where: str) -> tuple[FastAPI, RoomsExtension]:
+    rooms = with_ws()
+    of_app = FastAPI(dependencies=[Depends(wrong)] if where == "app" else [], lifespan=rooms.lifespan)
+    if where == "app":
+        of_app.include_router(rooms.router, prefix="/api")
+    elif where == "include_router":
+        of_app.include_router(rooms.router, prefix="/api", dependencies=[Depends(wrong)])
+    elif where == "router in router":
+        outer = APIRouter()
+        outer.include_router(rooms.router, dependencies=[Depends(wrong)])
+        of_app.include_router(outer, prefix="/api")
+    else:
+        mounted = FastAPI(dependencies=[Depends(wrong)])
+        mounted.include_router(rooms.router)
+        of_app.mount("/api", mounted)
+    return of_app, rooms
+
+
+@pytest.mark.parametrize("where", ["app", "include_router", "router in router", "mounted app"])
+@pytest.mark.parametrize(("wrong", "said"), UNOPENABLE, ids=lambda one: getattr(one, "__qualname__", ""))
+async def test_an_app_whose_own_dependency_shuts_a_route_does_not_start(where, wrong, said):
+    app, rooms = app_with(wrong, where)
+    with pytest.raises(ConfigurationError, match=rf"nobody could open the WebSocket route '/api/ws': {said}"):
+        async with rooms.lifespan(app):
+            pass
+    assert not rooms.is_attached
+    assert not hasattr(app.state, "rooms")
+
+
+def takes_either(request: Request = None, websocket: WebSocket = None) -> None: ...
+
+
+def may_take_body(model: Model | None = None) -> None: ...
+
+
+@pytest.mark.parametrize("where", ["app", "include_router"])
+@pytest.mark.parametrize("fine", [takes_either, takes_response, takes_tasks, may_take_body])
+async def test_a_dependency_of_the_app_that_does_without_is_let_be(where, fine):
+    app, rooms = app_with(fine, where)
+    with live(app) as server:
+        async with server.client("/api/ws") as client:
+            await until(lambda: rooms.manager.active_connections == 1)
+            await client.send("hello")
+
+
+def test_a_dependency_for_both_kinds_of_routes_is_let_be_at_decoration_too():
+    ws_route(APIRouter(), "/ws", dependencies=[takes_either])(handle)
+
+
+async def test_other_routes_of_the_app_are_none_of_our_business():
+    rooms = RoomsExtension()
+    app = FastAPI(dependencies=[Depends(takes_request)], lifespan=rooms.lifespan)
+
+    @app.websocket("/plain")
+    async def plain(websocket: WebSocket) -> None: ...
+
+    app.router.routes.append(Host("ws.example.com", FastAPI()))
+    async with rooms.lifespan(app):
+        assert rooms.is_attached

@@ -98,6 +98,7 @@ class Admission:
         self._join_said = Seldom()
         self._names_said = Seldom()
         self._none_said = False
+        self._limiter_none_said = False
         # About whom the app is asked before they connect. The event, if somebody waits for it, is set afterwards.
         self._asking: dict[Connection, asyncio.Event | None] = {}
 
@@ -146,12 +147,17 @@ class Admission:
         """
         assert self._limiter is not None, "whoever calls has seen that there is one"
         try:
-            answer = self._limiter(connection, action)
-            return bool(await answer if inspect.isawaitable(answer) else answer)
+            answer: object = self._limiter(connection, action)
+            if inspect.isawaitable(answer):
+                answer = await answer
         except Exception:
             if self._limiter_said.is_due(asyncio.get_running_loop().time()):
                 logger.exception("the limiter failed: %s was let through (said once a minute)", action)
             return True
+        if answer is None and not self._limiter_none_said:
+            self._limiter_none_said = True
+            logger.warning("the limiter returned None, which means no: return True to let somebody through (said once)")
+        return bool(answer)
 
     def is_asked_about(self, connection: Connection) -> bool:
         """Return whether the app is being asked about a connection, which is in no registry yet."""

@@ -1,14 +1,18 @@
 """Telling a client that it is not let in."""
 
 import asyncio
+import inspect
 import logging
 import math
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from functools import partial
+from typing import Any, NoReturn
 
-from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException, WebSocketException
-from starlette.responses import JSONResponse, Response
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_rooms.domain.close_codes import CloseCode, check_close
@@ -20,15 +24,16 @@ from fastapi_rooms.engine.outbound.wire_choice import limit_reading_of
 
 logger = logging.getLogger("fastapi_rooms")
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 EXCEPTION_HANDLERS = "starlette.exception_handlers"
 """Where a scope has the app's exception handlers: those by class, those by status."""
 REFUSE_BY_CLOSE_KEY = "fastapi_rooms.refuse_by_close"
 """Where a scope has the setting, once its HTTP origin was found allowed: nobody else is accepted to be refused."""
+NOTE_KEY = "fastapi_rooms.note_no"
+"""Where a scope has whom to tell that the app has said no, `(websocket, error, by_response)`; nobody if it has none."""
 _DEFAULTS = frozenset({"fastapi.exception_handlers", "starlette.middleware.exceptions"})
+_BY_STARLETTE = frozenset({HTTPException, WebSocketException})  # for which it has handlers that nobody has registered
+_FORBIDDEN = 403
 _denials_said = Seldom(math.inf)
-_stand_for_default: list[object] = []
 _DENIAL = "websocket.http.response"  # the ASGI extension for an HTTP answer to a handshake
 
 
@@ -73,33 +78,79 @@ def refuse(
     if websocket.application_state is not WebSocketState.CONNECTING:
         answer = HANDSHAKE_ANSWERS[reason]
         raise WebSocketException(answer.close_code, answer.detail)
-    by_class, _ = websocket.scope.get(EXCEPTION_HANDLERS, ({}, {}))
-    first = next((by_class[kind] for kind in HandshakeRefused.__mro__ if kind in by_class), None)
-    if is_default(first):  # the app has nothing to say to it
-        by_class[HandshakeRefused] = _answer  # the same answer, but without an error in the log
+    take_over_answers(websocket)
     raise HandshakeRefused(reason, retry_after, challenge)
 
 
+class Answering:
+    """Stands around an exception handler of an app, and sees to how its answer to a handshake is sent.
+
+    The handler is asked first, whoever has made it: FastAPI, the app, or a tool for errors that stands around either.
+
+    Args:
+        handler: The handler.
+        is_default: Whether it is FastAPI's or Starlette's own, or stands around that.
+    """
+
+    def __init__(self, handler: Callable[..., Any], *, is_default: bool) -> None:
+        self.handler = handler
+        self.is_default = is_default
+
+    async def __call__(self, connection: HTTPConnection, error: Exception) -> Any:
+        """Return what the handler makes of an error; if it answers a handshake, such that the server can send it."""
+        if not isinstance(connection, WebSocket) or not _is_unanswered(connection):
+            return await call_handler(self.handler, connection, error)
+        answer = await call_handler(self.handler, connection, error)
+        is_response = isinstance(answer, Response) and _is_unanswered(connection)  # not if it has answered by itself
+        note = connection.scope.get(NOTE_KEY)
+        if note is not None:
+            note(connection, error, is_response)
+        if not is_response:
+            return answer
+        detail = error.detail if isinstance(error, HTTPException) else None
+        reason = error.reason if isinstance(error, HandshakeRefused) else None
+        return await _answer_denied(connection, answer, detail, reason)
+
+
+def take_over_answers(websocket: WebSocket) -> None:
+    """Stand around all exception handlers of this app, from now on. They are the app's, so this is done once."""
+    registered = getattr(websocket.scope.get("app"), "exception_handlers", {})
+    for handlers in websocket.scope.get(EXCEPTION_HANDLERS, ()):
+        for kind, handler in handlers.items():
+            if not isinstance(handler, Answering):
+                # What the app has registered counts: tools such as Sentry put theirs around each, the defaults, too.
+                own = registered.get(kind)
+                by_default = kind in _BY_STARLETTE if own is None else is_default(own)
+                handlers[kind] = Answering(handler, is_default=by_default or is_default(handler))
+
+
 def is_default(handler: object) -> bool:
-    """Return whether an exception handler is FastAPI's or Starlette's own, or one of ours that stands for it."""
-    return getattr(handler, "__module__", None) in _DEFAULTS or handler in _stand_for_default
+    """Return whether an exception handler is FastAPI's or Starlette's own, or stands around that."""
+    if isinstance(handler, Answering):
+        return handler.is_default
+    return getattr(handler, "__module__", None) in _DEFAULTS
 
 
-def stand_for_default(handler: F) -> F:
-    """Take note that an exception handler of this package stands for FastAPI's own."""
-    _stand_for_default.append(handler)
-    return handler
+async def call_handler(handler: Callable[..., Any], connection: HTTPConnection, error: Exception) -> Any:
+    """Return what an exception handler returns; one without `async` runs in a thread."""
+    if _is_async(handler):
+        return await handler(connection, error)
+    return await run_in_threadpool(handler, connection, error)
 
 
-async def _answer(websocket: WebSocket, error: HandshakeRefused) -> Response | None:
-    """Answer as FastAPI does."""
-    answer = JSONResponse({"detail": error.detail}, error.status_code, error.headers)
-    return await answer_denied(websocket, answer, error.detail, error.reason)
+def _is_async(handler: Any) -> bool:
+    while isinstance(handler, partial):
+        handler = handler.func
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
 
 
-async def answer_denied(
-    websocket: WebSocket, answer: Response, detail: object, reason: Refusal | None = None
-) -> Response | None:
+def _is_unanswered(websocket: WebSocket) -> bool:
+    return websocket.application_state is WebSocketState.CONNECTING
+
+
+async def _answer_denied(
+    websocket: WebSocket, answer: Response, detail: object, reason: Refusal | None
+) -> ASGIApp | None:
     """Return the answer to a handshake, or accept and close, as `refuse_by_close` has it.
 
     Where the server knows of no such answers, it is closed unaccepted otherwise, which is a bare 403. It waits for the
@@ -118,7 +169,8 @@ async def answer_denied(
         await _accept_and_close(websocket, code, _in_words(answer, detail))
         return None
     if not is_known:
-        if _denials_said.is_due(0):
+        # A 403 that becomes a bare one loses no more than its body.
+        if answer.status_code != _FORBIDDEN and _denials_said.is_due(0):
             logger.info(
                 "this server can answer a handshake with 403 alone: a refusal with %d, and its Retry-After and body, "
                 'do not reach the client. RoomsSettings(refuse_by_close="auto") tells by a close code (said once)',
@@ -126,8 +178,7 @@ async def answer_denied(
             )
         await websocket.close()
         return None
-    answer.background = BackgroundTask(_let_the_server_send)
-    return answer
+    return partial(_send_and_wait, answer)
 
 
 def _in_words(answer: Response, detail: object) -> str:
@@ -152,6 +203,7 @@ def _selected(websocket: WebSocket) -> str | None:
     return websocket.scope.get(SUBPROTOCOL_KEY) or next(iter(offered), None)
 
 
-async def _let_the_server_send() -> None:
+async def _send_and_wait(answer: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    await answer(scope, receive, send)
     for _ in range(3):
         await asyncio.sleep(0)

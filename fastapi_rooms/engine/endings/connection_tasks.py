@@ -7,9 +7,11 @@ from contextvars import Context
 from functools import partial
 from typing import Any, TypeVar
 
+from starlette.websockets import WebSocketDisconnect
+
 from fastapi_rooms.domain.close_codes import CloseCode
 from fastapi_rooms.domain.connection import Connection
-from fastapi_rooms.domain.errors import tells_of_end
+from fastapi_rooms.domain.errors import ConnectionEnded, is_nothing_but, tells_of_end
 from fastapi_rooms.domain.messages import Close
 from fastapi_rooms.tasks import end_tasks
 
@@ -71,7 +73,22 @@ class ConnectionTasks:
         if task.cancelled():
             return
         error = task.exception()
-        if error is not None and not tells_of_end(error):
-            is_closed = self._close(connection, Close(CloseCode.INTERNAL_ERROR))
-            what = "failed: the client is closed with 1011" if is_closed else "failed when it had ended"
-            logger.error("a task of %r %s", connection, what, exc_info=error)
+        if error is None or tells_of_end(error) or (not connection.is_open and says_that_it_is_over(error)):
+            return
+        is_closed = self._close(connection, Close(CloseCode.INTERNAL_ERROR))
+        what = "failed: the client is closed with 1011" if is_closed else "failed when it had ended"
+        logger.error("a task of %r %s", connection, what, exc_info=error)
+
+
+def says_that_it_is_over(error: BaseException) -> bool:
+    """Return whether an exception of what serves a connection that has ended, or all of a group, comes of that end."""
+    return is_nothing_but(error, _comes_of_an_end)
+
+
+def _comes_of_an_end(error: BaseException) -> bool:
+    """Return whether an exception comes of an end: of a send, or of `anext(messages)`.
+
+    Python makes a `RuntimeError` of the latter in what yields (PEP 479).
+    """
+    kinds = ConnectionEnded | WebSocketDisconnect | StopAsyncIteration
+    return isinstance(error, kinds) or isinstance(error.__cause__, StopAsyncIteration)

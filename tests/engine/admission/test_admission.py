@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from types import SimpleNamespace
 
 import pytest
 from starlette.exceptions import HTTPException, WebSocketException
@@ -188,23 +189,53 @@ default.__module__ = "fastapi.exception_handlers"
 
 
 @pytest.mark.parametrize(
-    ("handlers", "found"),
+    ("handlers", "registered", "is_default"),
     [
-        ({HTTPException: default}, handshake_refused._answer),
-        ({HTTPException: own}, own),
-        ({HTTPException: default, HandshakeRefused: own}, own),
-        ({HTTPException: default, RoomsError: own}, own),
-        ({}, None),
+        ({HTTPException: default}, {HTTPException: default}, True),
+        ({HTTPException: default}, {}, True),
+        ({HTTPException: own}, {HTTPException: own}, False),
+        ({HTTPException: own}, {HTTPException: default}, True),  # a tool has put its own around it
+        ({HTTPException: own}, {}, True),  # or around that of Starlette, which nobody registers
+        ({RoomsError: own}, {}, False),
     ],
 )
-async def test_the_apps_own_exception_handlers_have_their_say(manager, handlers, found):
-    peer = peer_with(("origin", "null"))
-    peer.websocket.scope["starlette.exception_handlers"] = (handlers, {})
+async def test_we_stand_once_around_an_exception_handler_and_know_whose_it_is(
+    manager, handlers, registered, is_default
+):
+    kind, handler = next(iter(handlers.items()))
+    by_status = {403: own}
+    found = []
     for _ in range(2):
-        with pytest.raises(HandshakeRefused) as refusal:
+        peer = peer_with(("origin", "null"))
+        peer.websocket.scope["starlette.exception_handlers"] = (handlers, by_status)
+        peer.websocket.scope["app"] = SimpleNamespace(exception_handlers=registered)
+        with pytest.raises(HandshakeRefused):
             await manager.connect(peer.websocket)
-    kinds = [kind for kind in type(refusal.value).__mro__ if kind in handlers]
-    assert (handlers[kinds[0]] if kinds else None) is found
+        found.append((handlers[kind], by_status[403]))
+    assert found[0] == found[1]
+    assert (list(handlers), list(by_status)) == ([kind], [403])
+    assert found[0][0].handler is handler
+    assert handshake_refused.is_default(found[0][0]) is is_default
+    assert not handshake_refused.is_default(found[0][1])
+
+
+async def test_an_app_without_exception_handlers_is_left_alone(manager):
+    with pytest.raises(HandshakeRefused):
+        await manager.connect(peer_with(("origin", "null")).websocket)
+
+
+async def answers_nothing(connection, action):
+    """Count something, and return nothing."""
+
+
+@pytest.mark.parametrize("limiter", [answers_nothing, lambda *_: None])
+async def test_a_limiter_that_answers_nothing_means_no_and_that_is_said_once(limiter, caplog):
+    manager = ConnectionManager(limiter=limiter)
+    for _ in range(2):
+        with pytest.raises(HandshakeRefused):
+            await manager.connect(Peer().websocket)
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said == "the limiter returned None, which means no: return True to let somebody through (said once)"
 
 
 async def test_a_handshake_cannot_be_checked_in_a_thread_which_is_said():

@@ -109,6 +109,52 @@ async def test_a_task_that_finds_its_client_gone_ends_quietly_also_in_groups(man
     assert caplog.records == []
 
 
+async def wait_for_one(connection):
+    return await anext(connection.messages(str))
+
+
+async def wait_within(connection):
+    async def wait():
+        yield await wait_for_one(connection)
+
+    async for _ in wait():
+        raise AssertionError("nothing was sent")
+
+
+async def wait_in_a_group(connection):
+    async with asyncio.TaskGroup() as group:
+        group.create_task(wait_for_one(connection))
+
+
+@pytest.mark.parametrize("waits", [wait_for_one, wait_within, wait_in_a_group])
+async def test_a_task_that_waits_for_a_message_and_whose_client_goes_ends_quietly(manager, caplog, waits):
+    _, connection = await connected(manager)
+    task = connection.start_task(waits(connection))
+    await asyncio.sleep(0)
+    await connection.close()
+    await asyncio.wait([task])
+    await asyncio.sleep(0)
+    assert task.exception() is not None
+    assert caplog.records == []
+
+
+async def test_the_end_of_something_else_is_a_failure_while_the_client_is_here(manager, caplog):
+    _, connection = await connected(manager)
+
+    async def nothing():
+        for one in ():
+            yield one
+
+    async def first():
+        return await anext(nothing())
+
+    await asyncio.wait([connection.start_task(first())])
+    await asyncio.sleep(0)
+    [record] = caplog.records
+    assert record.exc_info[0] is StopAsyncIteration
+    assert connection.close_code == 1011
+
+
 async def test_a_group_with_another_error_in_it_is_a_failure(manager, caplog):
     _, connection = await connected(manager)
 
