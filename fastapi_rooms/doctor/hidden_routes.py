@@ -17,6 +17,7 @@ from starlette.routing import PARAM_REGEX, BaseRoute, Host, Match, Mount, Route,
 from fastapi_rooms.doctor.handshake import scope_of
 from fastapi_rooms.doctor.situation import Hidden
 from fastapi_rooms.web import ws_route
+from fastapi_rooms.web.solved_route import routes_within
 
 VALUES = ("q7-z", "70517", "7.5", "0f8fad5b-d9cb-469f-a165-70867728950e", "q7/z")
 """What is tried for a parameter, where its type allows it: nothing that a route for one value would be made for."""
@@ -68,7 +69,7 @@ def ws_routes(routes: Iterable[BaseRoute], prefix: str = "", *, of_hosts: bool =
                 yield Placed(prefix + route.path, route.endpoint)
         elif of_hosts or not isinstance(route, Host):
             path = route.path if isinstance(route, Mount) else ""
-            yield from ws_routes(_within(route), prefix + path, of_hosts=of_hosts)
+            yield from ws_routes(routes_within(route), prefix + path, of_hosts=of_hosts)
 
 
 def paths_of(template: str) -> Iterator[str]:
@@ -107,7 +108,7 @@ def _taker(routes: Iterable[BaseRoute], scope: dict[str, Any], prefix: str = "")
         path = prefix + getattr(route, "path", "")
         here = _Taker(route, path or "/", _named(route), is_certain=match is Match.FULL)
         # What was mounted gets the rest of the path, and whatever it does with that: it does not go on here.
-        return (here.is_certain and _taker(_within(route), {**scope, **child}, path)) or here
+        return (here.is_certain and _taker(routes_within(route), {**scope, **child}, path)) or here
     return None
 
 
@@ -133,17 +134,6 @@ def _are_starlettes(convertors: Convertors) -> bool:
 def _is_of(packages: Iterable[str], code: Any) -> bool:
     """Return whether a class or function is written in one of these packages."""
     return code.__module__.partition(".")[0] in packages
-
-
-def _within(route: BaseRoute) -> list[BaseRoute]:
-    """Return the routes within one that has some, as they are asked, with the prefixes of routers that were included.
-
-    FastAPI keeps such a router as it is, and asks what it makes of its routes; older versions copy them.
-    """
-    candidates = getattr(route, "effective_candidates", None)
-    if candidates is not None:
-        return [getattr(one, "starlette_route", None) or one for one in candidates()]
-    return list(getattr(route, "routes", None) or ())
 
 
 def _leads_to(route: BaseRoute, endpoint: Any) -> bool:

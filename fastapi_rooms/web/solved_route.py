@@ -50,15 +50,18 @@ def refuse_unopenable(routes: Iterable[BaseRoute], module: str, prefix: str = ""
                 for said in _unopenable(route.dependant):
                     raise ConfigurationError(f"nobody could open the WebSocket route {prefix + route.path!r}: {said}")
         elif not isinstance(route, Host):
-            refuse_unopenable(_within(route), module, prefix + (route.path if isinstance(route, Mount) else ""))
+            refuse_unopenable(routes_within(route), module, prefix + (route.path if isinstance(route, Mount) else ""))
 
 
-def _within(route: BaseRoute) -> Iterable[BaseRoute]:
-    """Return the routes within one that has some. FastAPI keeps a router that was included; older versions copy it."""
+def routes_within(route: BaseRoute) -> list[BaseRoute]:
+    """Return the routes within one that has some, as they are asked, with the prefixes of routers that were included.
+
+    FastAPI keeps such a router as it is, and asks what it makes of its routes; older versions copy them.
+    """
     candidates = getattr(route, "effective_candidates", None)
     if candidates is not None:
         return [getattr(one, "starlette_route", None) or one for one in candidates()]
-    return getattr(route, "routes", None) or ()
+    return list(getattr(route, "routes", None) or ())
 
 
 def _unopenable(dependant: Dependant) -> Iterator[str]:
