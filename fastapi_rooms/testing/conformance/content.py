@@ -64,8 +64,7 @@ class Content(Bench):
 
 
 def _plain(content: Message | Close | Move) -> tuple[object, ...]:
-    if isinstance(content, Message):
-        return content.is_text, content.payload
     if isinstance(content, Close):
         return content.code, content.reason
-    return content
+    assert isinstance(content, Message), f"{content!r} is none of what was published"
+    return content.is_text, content.payload
