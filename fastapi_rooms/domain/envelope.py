@@ -19,8 +19,8 @@ nothing is escaped, copied into JSON or pickled. What is read comes from the net
 | … | payload; of a close: two bytes of code, then the reason; of a join or leave, which are for users: the room |
 
 Numbers are big-endian. A field is what may be missing: who does not know its number skips it, so that the next one
-needs no other version. Without fields an envelope is of version 1 to the byte, which nodes that know no other version
-can read; what has fields is undecodable to them.
+needs no other version: nodes that do not know the third tell that user, too. Without fields an envelope is of version 1
+to the byte, which nodes that know no other version can read; what has fields is undecodable to them.
 """
 
 import struct

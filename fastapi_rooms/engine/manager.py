@@ -226,10 +226,11 @@ class ConnectionManager(DeprecatedNames):
         *,
         exclude_user: str | None = None,
     ) -> int:
-        """Send to everybody, but for connections that are left out, or a user with all of hers.
+        """Send to everybody, but for connections that are left out, or a user with all connections.
 
         Raises:
             MessageError: The message cannot be encoded; nobody was sent anything.
+            InvalidName: No user can be called that.
         """
         return await self._send(EVERYBODY, encode(message, message_type), left_out(exclude, exclude_user))
 
@@ -263,8 +264,7 @@ class ConnectionManager(DeprecatedNames):
         """
         close = Close(code, reason)
         if not isinstance(target, str):
-            connection = self._find(target)
-            if connection is not None:
+            if (connection := self._find(target)) is not None:
                 await self._parts.delivery.send_here((connection._outbox,), close)
         elif is_id(target):
             await self._send(connection_target(target), close)

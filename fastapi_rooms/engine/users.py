@@ -14,6 +14,9 @@ class Users:
     later comes as its route lets it in. A node that is cut off from the others meanwhile does not hear of it, and
     reports a gap when it is back: who must not stay is closed by `close_user`, which is kept for such nodes.
 
+    **Order**: a move takes its place at the call among what this node sends to that user. What is sent to the room has
+    an order of its own on other nodes.
+
     Args:
         membership: Who moves the connections of this node.
         nodes: How this node stands to the others.
